@@ -1,0 +1,160 @@
+"""Rows to table, JSON, plot and Markdown. Timing is in bench/common.py.
+
+`python -m bench.report docs/benchmarks.md README.md` rewrites the text between `<!-- bench:full -->` or
+`<!-- bench:short -->` and `<!-- bench:end -->` in those files from the committed bench/results/*.json.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+import re
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from bench import common
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def ms(value: float) -> str:
+    return f"{value:.3g}" if value < 100 else f"{value:.0f}"
+
+
+def geometric_means(rows: list[common.Row]) -> list[tuple[common.Group, str, float, float]]:
+    """(group, device, geometric mean of the ratios to the first peer, worst ratio) for every group."""
+    ratios: dict[tuple[str, float, float | None, str], list[float]] = {}
+    for row in rows:
+        if row.group and row.ratios:
+            key = (row.group["name"], row.group["target"], row.group["worst"], row.device)
+            ratios.setdefault(key, []).append(next(iter(row.ratios.values())))
+    return [
+        (common.Group(*key[:3]), key[3], math.exp(sum(map(math.log, found)) / len(found)), min(found))
+        for key, found in ratios.items()
+    ]
+
+
+def cells(row: common.Row) -> list[str]:
+    low, high = row.cvops_iqr
+    return [
+        row.op,
+        row.name + (" (GPU)" if row.device == "cuda" else ""),
+        f"{ms(row.cvops_ms)} [{ms(low)}..{ms(high)}]",
+        "; ".join(f"{name} {ms(value)}" for name, value in row.peers_ms.items()) or "-",
+        "; ".join(f"{value:.2f}x" for value in row.ratios.values()) or "-",
+        f"{row.target:g}x" if row.target else "-",
+        ms(row.floor_ms),
+    ]
+
+
+HEADER = ["op", "case", "cvops ms [quartiles]", "peer ms", "ratio", "target", "floor ms"]
+
+
+def group_lines(rows: list[common.Row]) -> list[str]:
+    return [
+        f"{group.name}{' (GPU)' if device == 'cuda' else ''}: geometric mean {mean:.2f}x (target {group.target:g}x), "
+        f"worst {worst:.2f}x" + (f" (target {group.worst:g}x)" if group.worst else "")
+        for group, device, mean, worst in geometric_means(rows)
+    ]
+
+
+def table(rows: list[common.Row]) -> str:
+    """Plain text, for a terminal."""
+    lines = [HEADER, *map(cells, rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    return "\n".join([*text, *group_lines(rows)])
+
+
+def markdown(rows: list[common.Row]) -> str:
+    """The whole table."""
+    lines = [HEADER, ["---"] * len(HEADER), *map(cells, rows)]
+    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return "\n".join([text, "", *(f"- {line}" for line in group_lines(rows))])
+
+
+def markdown_short(rows: list[common.Row]) -> str:
+    """One line per target: cases that have one of their own, and groups by their geometric mean."""
+    lines = ["| case | peer | ratio | target |", "|---|---|---|---|"]
+    for row in rows:
+        if row.target and row.ratios:
+            peer, ratio = next(iter(row.ratios.items()))
+            lines.append(f"| {row.op} {row.name} | {peer} | {ratio:.1f}x | {row.target:g}x |")
+    for group, _device, mean, worst in geometric_means(rows):
+        lines.append(f"| {group.name} | torch | {mean:.2f}x mean, {worst:.2f}x worst | {group.target:g}x mean |")
+    return "\n".join(lines)
+
+
+def load(file: Path) -> tuple[dict[str, Any], list[common.Row]]:
+    data = json.loads(file.read_text())
+    return data["machine"], [common.Row(**row) for row in data["rows"]]
+
+
+def save(rows: list[common.Row]) -> list[Path]:
+    """Merges the rows into bench/results/<machine>.json (a partial run replaces only its own rows) and plots them."""
+    facts = common.machine() | {"date": datetime.date.today().isoformat()}
+    file = RESULTS / f"{common.machine_slug(facts)}.json"
+    merged = {}
+    if file.is_file():
+        merged = {(row.op, row.name, row.device): row for row in load(file)[1]}
+    merged |= {(row.op, row.name, row.device): row for row in rows}
+    ordered = sorted(merged.values(), key=lambda row: row.op)
+    RESULTS.mkdir(exist_ok=True)
+    file.write_text(json.dumps({"machine": facts, "rows": [asdict(row) for row in ordered]}, indent=1) + "\n")
+    return [file, plot(ordered, facts, file.with_suffix(".png"))]
+
+
+def plot(rows: list[common.Row], facts: dict[str, Any], file: Path) -> Path:
+    """Horizontal bars of the ratio to the first peer, on a log axis, targets as ticks."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    rows = [row for row in rows if row.ratios]
+    ratios = [next(iter(row.ratios.values())) for row in rows]
+    ops = list(dict.fromkeys(row.op for row in rows))
+    colours = [plt.get_cmap("tab10")(ops.index(row.op) % 10) for row in rows]
+    figure, axes = plt.subplots(figsize=(10, 1.2 + 0.26 * len(rows)), layout="constrained")
+    places = range(len(rows))
+    axes.barh(places, [ratio - 1 for ratio in ratios], left=1, color=colours, height=0.72)
+    for place, row, ratio in zip(places, rows, ratios, strict=True):
+        axes.text(max(ratio, 1) * 1.04, place, f"{ratio:.1f}x", va="center", fontsize=8)
+        target = row.target or (row.group and row.group["target"])
+        if target:
+            axes.plot([target] * 2, [place - 0.42, place + 0.42], color="black", linewidth=1.8)
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_xscale("log")
+    axes.set_xlim(min(0.7, *(0.9 * r for r in ratios)), max(ratios) * 1.6)
+    ticks = [t for t in (0.5, 1, 2, 5, 10, 20, 50, 100, 200) if axes.get_xlim()[0] <= t <= axes.get_xlim()[1]]
+    axes.set_xticks(ticks, [f"{t:g}x" for t in ticks])
+    axes.minorticks_off()
+    axes.set_yticks(places, [f"{row.op}  {row.name}" for row in rows], fontsize=8)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xlabel("times faster than the peer (log scale; black tick: target, of the case or of its group's mean)")
+    axes.set_title(f"{facts.get('gpu', facts['cpu'])}, {facts['threads']} threads, torch {facts['torch']}", fontsize=10)
+    figure.savefig(file, dpi=110)
+    plt.close(figure)
+    return file
+
+
+def main(documents: list[str]) -> None:
+    parts = {"full": "", "short": ""}
+    for file in sorted(RESULTS.glob("*.json")):
+        facts, rows = load(file)
+        head = ", ".join(f"{key} {value}" for key, value in facts.items())
+        parts["full"] += f"\n### {head}\n\n{markdown(rows)}\n\n![ratios](../bench/results/{file.stem}.png)\n"
+        parts["short"] += f"\n{head}:\n\n{markdown_short(rows)}\n"
+    for document in documents:
+        text = Path(document).read_text()
+        for name, part in parts.items():
+            pattern = rf"(<!-- bench:{name} -->\n).*?(<!-- bench:end -->)"
+            text = re.sub(pattern, lambda m, part=part: m[1] + part + "\n" + m[2], text, flags=re.S)
+        Path(document).write_text(text)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

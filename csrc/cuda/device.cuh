@@ -1,0 +1,111 @@
+// The device side that kernels share: shared memory, indices, 16-byte packs, warp and block reductions, atomics and
+// flags between blocks. Plain CUDA C++ without torch; the host side is in cuda/launch.h.
+//
+// Seams: CVOPS_SHARED and CVOPS_DYNAMIC_SHARED may be defined beforehand.
+#pragma once
+
+#include <cstdint>
+
+// An array in shared memory, one per block: CVOPS_SHARED(float, tile, 256); contents start undefined.
+#ifndef CVOPS_SHARED
+#define CVOPS_SHARED(type, name, count) __shared__ type name[count]
+#endif
+
+// The dynamic shared memory of the launch, as a pointer: CVOPS_DYNAMIC_SHARED(float, tile).
+#ifndef CVOPS_DYNAMIC_SHARED
+#define CVOPS_DYNAMIC_SHARED(type, name)                          \
+  extern __shared__ __align__(16) unsigned char cvops_dynamic[]; \
+  type* const name = reinterpret_cast<type*>(cvops_dynamic)
+#endif
+
+namespace cvops::cuda {
+
+constexpr int kWarp = 32;
+constexpr unsigned kAllLanes = 0xffffffffu;
+
+// Half types compute in float.
+template <typename T>
+struct Compute {
+  using type = float;
+};
+template <>
+struct Compute<double> {
+  using type = double;
+};
+
+// First index and stride of a loop over all threads of a one-dimensional grid.
+__device__ __forceinline__ int64_t grid_index() { return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; }
+__device__ __forceinline__ int64_t grid_stride() { return static_cast<int64_t>(gridDim.x) * blockDim.x; }
+
+__device__ __forceinline__ int lane() { return static_cast<int>(threadIdx.x) % kWarp; }
+__device__ __forceinline__ int warp() { return static_cast<int>(threadIdx.x) / kWarp; }
+
+// N values moved by loads and stores of up to 16 bytes; the address must be a multiple of the pack.
+template <typename T, int N>
+struct alignas(sizeof(T) * N < 16 ? sizeof(T) * N : 16) Pack {
+  T at[N];
+};
+
+template <int N, typename T>
+__device__ __forceinline__ Pack<T, N> load_pack(const T* from) {
+  return *reinterpret_cast<const Pack<T, N>*>(from);
+}
+
+template <int N, typename T>
+__device__ __forceinline__ void store_pack(T* to, const Pack<T, N>& pack) {
+  *reinterpret_cast<Pack<T, N>*>(to) = pack;
+}
+
+// Reductions over the 32 lanes of a full warp; every lane gets the result. The order of the sum is fixed.
+template <typename T>
+__device__ __forceinline__ T warp_sum(T value) {
+#pragma unroll
+  for (int step = kWarp / 2; step > 0; step /= 2) value += __shfl_xor_sync(kAllLanes, value, step);
+  return value;
+}
+
+template <typename T>
+__device__ __forceinline__ T warp_max(T value) {
+#pragma unroll
+  for (int step = kWarp / 2; step > 0; step /= 2) {
+    const T other = __shfl_xor_sync(kAllLanes, value, step);
+    value = other > value ? other : value;
+  }
+  return value;
+}
+
+// Sum over a one-dimensional block of Threads; every thread gets it. Ends with a barrier, so it may be called again.
+template <int Threads, typename T>
+__device__ __forceinline__ T block_sum(T value) {
+  static_assert(Threads % kWarp == 0, "whole warps only");
+  CVOPS_SHARED(T, partial, Threads / kWarp);
+  value = warp_sum(value);
+  if (lane() == 0) partial[warp()] = value;
+  __syncthreads();
+  T total = partial[0];
+#pragma unroll
+  for (int i = 1; i < Threads / kWarp; ++i) total += partial[i];
+  __syncthreads();
+  return total;
+}
+
+// A value that one block publishes and other blocks of the same grid wait for. Everything the publishing thread wrote
+// before is visible to the thread that saw the value. The waiting block must know that the publisher has started
+// (tickets by atomicAdd, not blockIdx), or the wait may never end.
+__device__ __forceinline__ void publish(int* flag, int value) {
+  __threadfence();
+  *reinterpret_cast<volatile int*>(flag) = value;
+}
+
+// Waits until the flag is not `empty`, and returns it.
+__device__ __forceinline__ int wait_while(const int* flag, int empty) {
+  int seen = *reinterpret_cast<const volatile int*>(flag);
+  while (seen == empty) {
+    __nanosleep(20);
+    seen = *reinterpret_cast<const volatile int*>(flag);
+  }
+  __threadfence();
+  return seen;
+}
+
+}  // namespace cvops::cuda

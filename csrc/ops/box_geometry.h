@@ -1,0 +1,177 @@
+// Geometry of box overlap, shared by every backend: IoU, GIoU, DIoU and CIoU of a pair of (x1, y1, x2, y2) boxes and
+// their closed-form gradients. The pairwise matrix (box_iou) and the element-wise losses (iou_loss) both read from
+// here; they differ only in where epsilon goes.
+#pragma once
+
+#include "ops/host_device.h"
+
+namespace cvops {
+
+// IoU; GIoU (Rezatofighi et al. 2019, arXiv:1902.09630); DIoU and CIoU (Zheng et al. 2020, arXiv:1911.08287).
+enum BoxMetric : int { kIou = 0, kGiou = 1, kDiou = 2, kCiou = 3 };
+
+template <typename T>
+struct Box {
+  T x1, y1, x2, y2;
+};
+
+// What a metric needs of one box beside its corners; angle = atan2(width, height) is read by CIoU only.
+template <typename T>
+struct BoxTerms {
+  T area, angle;
+};
+
+template <typename T>
+struct MetricEps {
+  T area;      // added to union and hull; 0 for the matrices, where 0/0 is defined as 0
+  T diagonal;  // added to the squared diagonal of the hull
+};
+
+template <typename T>
+HOST_DEVICE T larger(T a, T b) {
+  return a > b ? a : b;
+}
+
+template <typename T>
+HOST_DEVICE T smaller(T a, T b) {
+  return a < b ? a : b;
+}
+
+template <typename T>
+HOST_DEVICE T box_area(const Box<T>& box) {
+  return (box.x2 - box.x1) * (box.y2 - box.y1);
+}
+
+// numerator / denominator with 0/0 = 0; a NaN denominator stays NaN.
+template <typename T>
+HOST_DEVICE T divide_or_zero(T numerator, T denominator) {
+  return numerator / (denominator == T(0) ? T(1) : denominator);
+}
+
+// 1 / x, and 0 where that is not finite, so that no gradient becomes inf * 0.
+template <typename T>
+HOST_DEVICE T inverse_or_zero(T x) {
+  constexpr T smallest = sizeof(T) == 8 ? T(2.2250738585072014e-308) : T(1.17549435e-38);
+  return x < smallest ? T(0) : T(1) / x;
+}
+
+template <typename T>
+struct Overlap {
+  T width, height, area, box_union;  // of the intersection; box_union is the area of the union
+};
+
+template <typename T>
+HOST_DEVICE Overlap<T> overlap(const Box<T>& a, T area_a, const Box<T>& b, T area_b) {
+  Overlap<T> o;
+  o.width = larger(smaller(a.x2, b.x2) - larger(a.x1, b.x1), T(0));
+  o.height = larger(smaller(a.y2, b.y2) - larger(a.y1, b.y1), T(0));
+  o.area = o.width * o.height;
+  o.box_union = area_a + area_b - o.area;
+  return o;
+}
+
+template <int metric, typename T>
+HOST_DEVICE T box_metric(
+    const Box<T>& a, const BoxTerms<T>& of_a, const Box<T>& b, const BoxTerms<T>& of_b, MetricEps<T> eps) {
+  const Overlap<T> o = overlap(a, of_a.area, b, of_b.area);
+  const T iou = divide_or_zero(o.area, o.box_union + eps.area);
+  if constexpr (metric == kIou) return iou;
+
+  const T hull_width = larger(larger(a.x2, b.x2) - smaller(a.x1, b.x1), T(0));
+  const T hull_height = larger(larger(a.y2, b.y2) - smaller(a.y1, b.y1), T(0));
+  if constexpr (metric == kGiou) {
+    const T hull = hull_width * hull_height;
+    return iou - divide_or_zero(hull - o.box_union, hull + eps.area);
+  }
+  const T dx = (a.x1 + a.x2) / T(2) - (b.x1 + b.x2) / T(2);
+  const T dy = (a.y1 + a.y2) / T(2) - (b.y1 + b.y2) / T(2);
+  const T diagonal = hull_width * hull_width + hull_height * hull_height + eps.diagonal;
+  const T diou = iou - divide_or_zero(dx * dx + dy * dy, diagonal);
+  if constexpr (metric == kDiou) return diou;
+
+  constexpr T four_over_pi_squared = T(0.405284734569351085775517852838911);
+  const T turn = of_a.angle - of_b.angle;
+  const T v = four_over_pi_squared * turn * turn;
+  return diou - divide_or_zero(v, T(1) - iou + v + eps.diagonal) * v;
+}
+
+// d larger(a, b) / da: 1, 0, or one half each at a tie, as torch does.
+template <typename T>
+HOST_DEVICE T share_of_larger(T a, T b) {
+  return a > b ? T(1) : a == b ? T(0.5) : T(0);
+}
+
+// Adds d(width) = grad of a span (high - low), low and high being the min or max of two corners.
+template <typename T>
+HOST_DEVICE void add_inner_span(T grad, T low_a, T low_b, T high_a, T high_b, T& ga_low, T& ga_high, T& gb_low, T& gb_high) {
+  const T low = share_of_larger(low_a, low_b), high = share_of_larger(high_b, high_a);  // min(high_a, high_b)
+  ga_low -= grad * low;
+  gb_low -= grad * (T(1) - low);
+  ga_high += grad * high;
+  gb_high += grad * (T(1) - high);
+}
+
+// Gradient of box_metric, times grad, added to ga and gb. Closed form, finite for zero-area, touching and identical
+// boxes. CIoU's alpha is a constant, as in the paper.
+template <int metric, typename T>
+HOST_DEVICE void add_box_metric_backward(
+    const Box<T>& a, const BoxTerms<T>& of_a, const Box<T>& b, const BoxTerms<T>& of_b, MetricEps<T> eps, T grad,
+    Box<T>& ga, Box<T>& gb) {
+  const Overlap<T> o = overlap(a, of_a.area, b, of_b.area);
+  const T inverse_union = inverse_or_zero(o.box_union + eps.area);
+  const T iou = o.area * inverse_union;
+  T d_union = -iou * inverse_union;  // of the metric, by the area of the union
+
+  const T hull_width = larger(larger(a.x2, b.x2) - smaller(a.x1, b.x1), T(0));
+  const T hull_height = larger(larger(a.y2, b.y2) - smaller(a.y1, b.y1), T(0));
+  T d_hull_width = T(0), d_hull_height = T(0);
+  if constexpr (metric == kGiou) {
+    const T hull = hull_width * hull_height;
+    const T inverse_hull = inverse_or_zero(hull + eps.area);
+    d_union += inverse_hull;
+    const T d_hull = -(o.box_union + eps.area) * inverse_hull * inverse_hull;
+    d_hull_width = d_hull * hull_height;
+    d_hull_height = d_hull * hull_width;
+  }
+  if constexpr (metric == kDiou || metric == kCiou) {
+    const T dx = (a.x1 + a.x2) / T(2) - (b.x1 + b.x2) / T(2);
+    const T dy = (a.y1 + a.y2) / T(2) - (b.y1 + b.y2) / T(2);
+    const T inverse = inverse_or_zero(hull_width * hull_width + hull_height * hull_height + eps.diagonal);
+    const T distance = (dx * dx + dy * dy) * inverse;
+    d_hull_width = T(2) * distance * hull_width * inverse;
+    d_hull_height = T(2) * distance * hull_height * inverse;
+    const T gx = -grad * dx * inverse, gy = -grad * dy * inverse;  // half of -2 dx / diagonal, to each corner
+    ga.x1 += gx, ga.x2 += gx, gb.x1 -= gx, gb.x2 -= gx;
+    ga.y1 += gy, ga.y2 += gy, gb.y1 -= gy, gb.y2 -= gy;
+  }
+  if constexpr (metric == kCiou) {
+    constexpr T four_over_pi_squared = T(0.405284734569351085775517852838911);
+    const T turn = of_a.angle - of_b.angle;
+    const T v = four_over_pi_squared * turn * turn;
+    const T alpha = v * inverse_or_zero(T(1) - iou + v + eps.diagonal);
+    const T d_turn = -grad * alpha * T(2) * four_over_pi_squared * turn;
+    const T wa = a.x2 - a.x1, ha = a.y2 - a.y1, wb = b.x2 - b.x1, hb = b.y2 - b.y1;
+    const T ra = d_turn * inverse_or_zero(wa * wa + ha * ha), rb = d_turn * inverse_or_zero(wb * wb + hb * hb);
+    ga.x1 -= ra * ha, ga.x2 += ra * ha, ga.y1 += ra * wa, ga.y2 -= ra * wa;
+    gb.x1 += rb * hb, gb.x2 -= rb * hb, gb.y1 -= rb * wb, gb.y2 += rb * wb;
+  }
+
+  // union = area_a + area_b - intersection
+  const T d_area = grad * d_union;
+  const T d_overlap = grad * inverse_union - d_area;
+  const T along_x = o.width > T(0) ? d_overlap * o.height : T(0);
+  const T along_y = o.height > T(0) ? d_overlap * o.width : T(0);
+  add_inner_span(along_x, a.x1, b.x1, a.x2, b.x2, ga.x1, ga.x2, gb.x1, gb.x2);
+  add_inner_span(along_y, a.y1, b.y1, a.y2, b.y2, ga.y1, ga.y2, gb.y1, gb.y2);
+  if constexpr (metric != kIou) {
+    // The hull takes the smaller low and the larger high corner: an inner span with the boxes' roles exchanged.
+    add_inner_span(grad * d_hull_width, b.x1, a.x1, b.x2, a.x2, ga.x1, ga.x2, gb.x1, gb.x2);
+    add_inner_span(grad * d_hull_height, b.y1, a.y1, b.y2, a.y2, ga.y1, ga.y2, gb.y1, gb.y2);
+  }
+  const T wa = d_area * (a.x2 - a.x1), ha = d_area * (a.y2 - a.y1);
+  const T wb = d_area * (b.x2 - b.x1), hb = d_area * (b.y2 - b.y1);
+  ga.x1 -= ha, ga.x2 += ha, ga.y1 -= wa, ga.y2 += wa;
+  gb.x1 -= hb, gb.x2 += hb, gb.y1 -= wb, gb.y2 += wb;
+}
+
+}  // namespace cvops

@@ -1,0 +1,21 @@
+"""cvops: high-performance computer-vision ops for torch, and the model zoo on top of them.
+
+>>> import torch, cvops
+>>> cvops.ops.box_iou(torch.tensor([[0.0, 0, 2, 2]]), torch.tensor([[1.0, 0, 3, 2]]))
+tensor([[0.3333]])
+"""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from cvops import _library
+
+try:
+    __version__ = version("cvops")
+except PackageNotFoundError:  # run from a source folder that was built but not installed
+    __version__ = "0+source"
+
+_library.load()
+
+from cvops import ops  # noqa: E402
+
+__all__ = ["__version__", "ops"]

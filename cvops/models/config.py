@@ -1,0 +1,84 @@
+"""What describes a model before it is built: its settings, the preprocessing its weights expect, its paper. Plain
+frozen data; the registry of names is in `registry.py`, the networks are in the family files."""
+
+import dataclasses
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+Interpolation = Literal["bilinear", "bicubic"]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Settings that every model has; a family derives its own frozen dataclass from it.
+
+    `num_classes` 0 leaves the classifier out, so that the model returns pooled features."""
+
+    num_classes: int = 1000
+    in_chans: int = 3
+
+    def __post_init__(self) -> None:
+        if self.num_classes < 0:
+            raise ValueError(f"num_classes must be 0 or more, got {self.num_classes}")
+        if self.in_chans < 1:
+            raise ValueError(f"in_chans must be 1 or more, got {self.in_chans}")
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How an RGB image becomes the network's input: short side to `resize` pixels, centre crop of `size` x `size`
+    pixels, values from 0..1 to (value - mean) / std, channel by channel."""
+
+    size: int
+    resize: int
+    interpolation: Interpolation = "bicubic"
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    @property
+    def crop(self) -> float:
+        """Share of the resized short side that the crop keeps, e.g. 0.875 for 224 of 256."""
+        return self.size / self.resize
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Where a family was published."""
+
+    title: str
+    authors: str
+    year: int
+    url: str
+
+    def __str__(self) -> str:
+        return f"{self.authors} {self.year}, {self.title}, {self.url}"
+
+
+C = TypeVar("C", bound=ModelConfig)
+
+
+def override(config: C, **changes: Any) -> C:
+    """`config` with some fields changed; a `TypeError` names the field that does not exist and those that do.
+
+    >>> override(ModelConfig(), num_classes=10).num_classes
+    10
+    """
+    fields = [field.name for field in dataclasses.fields(config)]
+    for name in changes:
+        if name not in fields:
+            raise TypeError(
+                f"{type(config).__name__} has no setting {name!r}{did_you_mean(name, fields)}; "
+                f"it has {', '.join(fields)}"
+            )
+    return dataclasses.replace(config, **changes)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """", did you mean A, B?" for the known words closest to `word`, or an empty string."""
+    close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
+    return f", did you mean {', '.join(close)}?" if close else ""

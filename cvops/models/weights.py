@@ -1,0 +1,301 @@
+"""Weights: reading a checkpoint, telling whose it is, renaming its entries, fitting it to another number of classes
+or input channels, and reporting what happened. The names each publisher gives to a family's layers are in the family
+file (`KeyMap`); preprocessing is in `config.py`."""
+
+import hashlib
+import importlib.metadata
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from cvops.models.model import Model
+
+logger = logging.getLogger("cvops")
+
+# Entries under which trainers store the weights; averaged ones first, as they are what evaluates best.
+_CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model")
+# What wrappers put in front of every key: DataParallel, torch.compile, Lightning.
+_WRAPPERS = ("module.", "_orig_mod.", "model.")
+_RECOGNISED = 0.5  # share of a checkpoint's layers that have to be known before it counts as recognised
+
+
+class WeightsError(ValueError):
+    """A checkpoint that cannot be read, is not recognised, or does not fit the model."""
+
+
+def no_convention(config: Any) -> dict[str, Any]:
+    """The convention of a publisher whose checkpoints run with the model's own settings."""
+    return {}
+
+
+@dataclass(frozen=True)
+class KeyMap:
+    """How one publisher names the layers of a family.
+
+    `modules(config)` maps the publisher's module paths to ours, e.g. `{"conv_stem": "backbone.stem.conv"}`; the last
+    part of a key (`weight`, `running_mean`, ...) is the same on both sides. `convention(config)` is what the
+    publisher's checkpoints need that their keys do not show: settings to override (`{"norm_eps": 1e-5}`), or a text
+    that says why they do not belong to such a model at all.
+    """
+
+    publisher: str
+    modules: Callable[[Any], dict[str, str]]
+    convention: Callable[[Any], dict[str, Any] | str] = no_convention
+
+
+@dataclass(frozen=True)
+class PackagedWeights:
+    """Trained weights that a package on the Python index carries: its name, the file inside it, the file's SHA-256."""
+
+    package: str
+    file: str
+    sha256: str
+
+    def find(self) -> Path | None:
+        """The installed file, or None if the package is not installed. Raises `WeightsError` if the file is not the
+        one this entry describes."""
+        try:
+            path = Path(str(importlib.metadata.distribution(self.package).locate_file(self.file)))
+        except importlib.metadata.PackageNotFoundError:
+            return None
+        if not path.is_file():
+            raise WeightsError(f"package {self.package} is installed without {self.file}")
+        if hashlib.sha256(path.read_bytes()).hexdigest() != self.sha256:
+            raise WeightsError(f"{path}: not the file {self.package} was published with (its SHA-256 differs)")
+        return path
+
+
+@dataclass(frozen=True)
+class WeightsReport:
+    """What became of a checkpoint. Keys are the model's in `adapted`, `fresh` and `missing`, the checkpoint's in
+    `dropped` and `unmapped`; each line of `adapted`, `fresh`, `dropped` and `misfit` says why."""
+
+    origin: str
+    publisher: str
+    loaded: int
+    adapted: tuple[str, ...] = ()
+    fresh: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    convention: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    unmapped: tuple[str, ...] = ()
+    misfit: tuple[str, ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        """Whether every entry of the checkpoint found its place and every entry of the model its value."""
+        return not (self.missing or self.unmapped or self.misfit)
+
+    def __str__(self) -> str:
+        lines = [f"{self.origin}: {self.publisher} layout, {self.loaded} tensors loaded"]
+        for title, entries in (
+            ("settings of this publisher", self.convention),
+            ("adapted", self.adapted),
+            ("freshly initialised", self.fresh),
+            ("left out", self.dropped),
+            ("missing from the checkpoint", self.missing),
+            ("no place in the model", self.unmapped),
+            ("another shape", self.misfit),
+        ):
+            if entries:
+                shown = list(entries[:6]) + ([f"... {len(entries) - 6} more"] if len(entries) > 6 else [])
+                lines += [f"  {title} ({len(entries)}):", *(f"    {entry}" for entry in shown)]
+        return "\n".join(lines)
+
+
+def read_checkpoint(weights: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[dict[str, Tensor], str]:
+    """The {key: tensor} inside a file (safetensors, or what `torch.load(weights_only=True)` reads) or a mapping, and a
+    name for messages. Containers of trainers ("state_dict", "model_ema", ...) and prefixes of wrappers ("module.")
+    are taken off. Raises `FileNotFoundError`, or `WeightsError` if there are no tensors to be found.
+
+    >>> read_checkpoint({"state_dict": {"module.fc.bias": torch.zeros(2)}})[0]
+    {'fc.bias': tensor([0., 0.])}
+    """
+    if isinstance(weights, Mapping):
+        content: Any = weights
+        origin = "state_dict"
+    else:
+        path = Path(weights)
+        origin = str(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"no weights file {path}")
+        content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    for container in _CONTAINERS:
+        if isinstance(content, Mapping) and isinstance(content.get(container), Mapping):
+            content = content[container]
+            origin += f"[{container!r}]"
+            break
+    if not isinstance(content, Mapping) or not content:
+        raise WeightsError(f"{origin}: expected a non-empty mapping of names to tensors, got {type(content).__name__}")
+    for key, value in content.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise WeightsError(f"{origin}: expected tensors only, but {key!r} is a {type(value).__name__}")
+    state: dict[str, Tensor] = dict(content)
+    while prefix := next((w for w in _WRAPPERS if all(key.startswith(w) for key in state)), ""):
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state, origin
+
+
+def _read_torch(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises a dozen kinds, from EOFError to UnpicklingError
+        reason = str(error).strip().splitlines()
+        raise WeightsError(
+            f"{path}: torch.load(weights_only=True) cannot read it ({type(error).__name__}: {reason[0] if reason else ''})"
+        ) from error
+
+
+def _read_safetensors(path: Path) -> Any:
+    try:
+        import safetensors
+        import safetensors.torch
+    except ImportError as error:
+        raise WeightsError(f"{path}: reading it needs safetensors, pip install 'cvops[weights]'") from error
+    try:
+        return safetensors.torch.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise WeightsError(f"{path}: not a safetensors file ({error})") from error
+
+
+@dataclass(frozen=True)
+class Match:
+    """A recognised checkpoint: whose it is, its module paths in ours, the settings it needs."""
+
+    publisher: str
+    modules: dict[str, str]
+    convention: dict[str, Any]
+
+
+def recognise(model: "Model", state: Mapping[str, Tensor], origin: str, source: str | None = None) -> Match:
+    """Whose checkpoint `state` is, judged by the share of its layers that each publisher's key map knows; `source`
+    names the publisher instead. Raises `WeightsError` if none fits, or if that publisher's do not fit this model."""
+    own = {key.rpartition(".")[0] for key in model.state_dict()} | {key.rpartition(".")[0] for key in model.class_keys}
+    maps = [KeyMap("cvops", lambda _: {path: path for path in own}), *model.key_maps]
+    if source is not None:
+        maps = [m for m in maps if m.publisher == source]
+        if not maps:
+            known = ", ".join(["cvops", *(m.publisher for m in model.key_maps)])
+            raise WeightsError(f"unknown source {source!r}, {model.name} knows the layouts of {known}")
+    layers = {key.rpartition(".")[0] for key in state}
+    tables = [(m, m.modules(model.config)) for m in maps]
+    best, modules = max(tables, key=lambda table: len(layers & table[1].keys()))
+    share = len(layers & modules.keys()) / len(layers)
+    if share < _RECOGNISED:
+        layouts = "; ".join(f"{m.publisher}: {', '.join(list(table)[:2])}, ..." for m, table in tables)
+        raise WeightsError(
+            f"{origin}: not recognised as weights of {model.name}. Its layers begin with {', '.join(sorted(layers)[:3])}; "
+            f"known layouts are {layouts}"
+        )
+    convention = best.convention(model.config)
+    if isinstance(convention, str):
+        raise WeightsError(f"{origin}: these are {best.publisher}'s weights, not for {model.name}: {convention}")
+    return Match(best.publisher, modules, convention)
+
+
+def load_weights(
+    model: "Model",
+    weights: str | os.PathLike[str] | Mapping[str, Any],
+    *,
+    strict: bool = True,
+    source: str | None = None,
+) -> WeightsReport:
+    """Loads a checkpoint into a model made by `create_model`, whoever published it, and returns the report.
+
+    weights: file (safetensors, or anything `torch.load(weights_only=True)` reads) or state_dict.
+    strict: raise if an entry of the checkpoint has no place, an entry of the model no value, or a shape differs;
+        False leaves those out and reports them. A different number of classes or input channels is never an error:
+        the classifier starts afresh (1001 classes with a background class lose it), the first convolution is summed
+        over, or repeated along, its input channels. Missing `num_batches_tracked` counters are never an error either.
+    source: the publisher, where recognising it is not wanted ("torchvision", "timm", ..., "cvops").
+
+    Raises `FileNotFoundError` or `WeightsError`; the model is unchanged then.
+
+    >>> model = cvops.create_model("mobilenetv2_035", num_classes=10)
+    >>> load_weights(model, timm.create_model("mobilenetv2_035").state_dict()).publisher
+    'timm'
+    """
+    state, origin = read_checkpoint(weights)
+    return apply_weights(model, state, origin, recognise(model, state, origin, source), strict=strict)
+
+
+def apply_weights(
+    model: "Model", state: Mapping[str, Tensor], origin: str, match: Match, *, strict: bool = True
+) -> WeightsReport:
+    """Second half of `load_weights`: copies a recognised checkpoint into the model. Errors and result as there."""
+    differing = {k: v for k, v in match.convention.items() if getattr(model.config, k) != v}
+    if differing and strict:
+        settings = ", ".join(f"{key}={value!r}" for key, value in differing.items())
+        raise WeightsError(
+            f"{origin}: {match.publisher} made these weights with {settings}, and this {model.name} was built otherwise: "
+            f"create_model({model.name!r}, {settings}) builds one that gives {match.publisher}'s numbers"
+        )
+    target = model.state_dict()
+    values: dict[str, Tensor] = {}
+    adapted, fresh, dropped, unmapped, misfit = [], [], [], [], []
+    for key, value in state.items():
+        path, _, leaf = key.rpartition(".")
+        name = f"{match.modules[path]}.{leaf}" if path in match.modules else None
+        if name in target:
+            want = target[name].shape
+            if value.shape == want:
+                values[name] = value
+            elif name in model.input_keys and value.shape[:1] + value.shape[2:] == want[:1] + want[2:]:
+                values[name] = adapt_input_channels(value, want[1])
+                adapted.append(f"{name}: {value.shape[1]} input channels to {want[1]}")
+            elif name in model.class_keys and value.shape[1:] == want[1:]:
+                if (value.shape[0], want[0]) == (1001, 1000):
+                    values[name] = value[1:]
+                    adapted.append(f"{name}: background class 0 of 1001 left out")
+                else:
+                    fresh.append(f"{name}: {value.shape[0]} classes in the checkpoint, {want[0]} in the model")
+            else:
+                misfit.append(f"{key}: expected {list(want)}, got {list(value.shape)}")
+        elif name in model.class_keys:
+            dropped.append(f"{key}: the model has no classifier")
+        else:
+            unmapped.append(key)
+    settled = values.keys() | {line.split(":")[0] for line in fresh}
+    misfits = {f"{match.modules[k.rpartition('.')[0]]}.{k.rpartition('.')[2]}" for k in (m.split(":")[0] for m in misfit)}
+    missing = [k for k in target if k not in settled | misfits and not k.endswith("num_batches_tracked")]
+    report = WeightsReport(
+        origin=origin,
+        publisher=match.publisher,
+        loaded=len(values),
+        adapted=tuple(adapted),
+        fresh=tuple(fresh),
+        dropped=tuple(dropped),
+        convention=tuple(f"{key} = {value!r}" for key, value in match.convention.items()),
+        missing=tuple(missing),
+        unmapped=tuple(unmapped),
+        misfit=tuple(misfit),
+    )
+    if strict and not report.complete:
+        raise WeightsError(f"the weights do not fit {model.name} (strict=False loads what does)\n{report}")
+    model.load_state_dict(values, strict=False)
+    model.weights_report = report
+    quiet = report.complete and not (adapted or fresh or dropped)
+    logger.log(logging.INFO if quiet else logging.WARNING, "%s", report)
+    return report
+
+
+def adapt_input_channels(weight: Tensor, channels: int) -> Tensor:
+    """A first convolution's weight [out, in, kh, kw] for another number of input channels. One channel: the sum over
+    the old ones, so a grey image in all of them gives the same result. Otherwise the old channels are repeated in turn and scaled
+    by in / channels, which keeps the size of the activations.
+
+    >>> adapt_input_channels(torch.ones(8, 3, 3, 3), 1)[0, 0, 0, 0], adapt_input_channels(torch.ones(8, 3, 3, 3), 6).shape
+    (tensor(3.), torch.Size([8, 6, 3, 3]))
+    """
+    old = weight.shape[1]
+    if channels == 1:
+        return weight.sum(dim=1, keepdim=True)
+    repeats = -(-channels // old)
+    return weight.repeat(1, repeats, 1, 1)[:, :channels] * (old / channels)

@@ -1,0 +1,72 @@
+"""Blocks made of several convolutions: squeeze-and-excitation and the inverted residual. The single convolution is
+in `conv.py`, stages and whole networks are in `cvops.models`."""
+
+import torch
+from torch import Tensor, nn
+
+from cvops.nn.conv import ConvNormAct, Norm, Padding, make_activation
+from cvops.nn.drop import DropPath
+
+
+class SqueezeExcite(nn.Module):
+    """Squeeze-and-excitation (Hu et al. 2018, arXiv:1709.01507): scales each channel by a gate in (0, 1) computed from
+    the mean of all channels through a bottleneck of `squeeze_channels`. [N, C, H, W] -> [N, C, H, W].
+
+    >>> SqueezeExcite(32, 8)(torch.zeros(2, 32, 5, 5)).shape
+    torch.Size([2, 32, 5, 5])
+    """
+
+    def __init__(self, channels: int, squeeze_channels: int, act: str = "relu") -> None:
+        super().__init__()
+        self.reduce = nn.Conv2d(channels, squeeze_channels, 1)
+        self.act = make_activation(act)
+        self.expand = nn.Conv2d(squeeze_channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = self.expand(self.act(self.reduce(x.mean((2, 3), keepdim=True))))
+        return x * torch.sigmoid(gate)
+
+
+class InvertedResidual(nn.Module):
+    """Inverted residual with linear bottleneck (Sandler et al. 2018, arXiv:1801.04381), called MBConv where it has
+    squeeze-and-excitation (Tan and Le 2019, arXiv:1905.11946).
+
+    `expand` (1x1 to `in_channels * expansion`, absent at expansion 1), `depthwise`, `se` (absent at `se_ratio` 0; its
+    bottleneck is `se_ratio * in_channels`, of the block's input, not of the expansion), `project` (1x1, no activation).
+    The shortcut is there when stride is 1 and the widths agree. [N, C, H, W] -> [N, out_channels, H / stride, W / stride].
+
+    >>> InvertedResidual(16, 24, stride=2, expansion=6)(torch.zeros(1, 16, 8, 8)).shape
+    torch.Size([1, 24, 4, 4])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 3,
+        stride: int = 1,
+        *,
+        expansion: int = 6,
+        se_ratio: float = 0.0,
+        act: str = "relu6",
+        norm: Norm = nn.BatchNorm2d,
+        padding: Padding = "symmetric",
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        hidden = in_channels * expansion
+        self.expand = (
+            ConvNormAct(in_channels, hidden, norm=norm, act=act) if expansion != 1 else nn.Identity()
+        )
+        self.depthwise = ConvNormAct(
+            hidden, hidden, kernel_size, stride, groups=hidden, padding=padding, norm=norm, act=act
+        )
+        squeeze = max(1, int(in_channels * se_ratio))
+        self.se = SqueezeExcite(hidden, squeeze, act) if se_ratio > 0 else nn.Identity()
+        self.project = ConvNormAct(hidden, out_channels, norm=norm, act=None)
+        self.shortcut = stride == 1 and in_channels == out_channels
+        self.drop_path = DropPath(drop_path) if self.shortcut and drop_path > 0 else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.project(self.se(self.depthwise(self.expand(x))))
+        return x + self.drop_path(y) if self.shortcut else y

@@ -1,0 +1,137 @@
+"""Convolution + normalisation + activation, the unit every network here is made of, and the two padding
+conventions it comes in. Blocks made of several such units are in `blocks.py`; initial values in `init.py`."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cvops.ops.depthwise_conv2d import DepthwiseConv2d
+
+Norm = Callable[[int], nn.Module]
+"""Makes a normalisation layer for a number of channels, e.g. `partial(nn.BatchNorm2d, eps=1e-3)`."""
+
+Padding = Literal["symmetric", "same"]
+"""`symmetric`: (kernel - 1) // 2 on each side, as torch models do. `same`: as TensorFlow does, ceil(size / stride)
+outputs, the odd pixel at the bottom and right; the amount depends on the input size."""
+
+_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": lambda: nn.ReLU(inplace=True),
+    "relu6": lambda: nn.ReLU6(inplace=True),
+    "silu": lambda: nn.SiLU(inplace=True),
+    "sigmoid": nn.Sigmoid,
+}
+
+
+def make_activation(name: str) -> nn.Module:
+    """The activation layer called `name`; raises `ValueError` for a name that is not known.
+
+    >>> make_activation("relu6")
+    ReLU6(inplace=True)
+    """
+    if name not in _ACTIVATIONS:
+        raise ValueError(f"unknown activation {name!r}, expected one of {sorted(_ACTIVATIONS)}")
+    return _ACTIVATIONS[name]()
+
+
+def round_channels(channels: float, divisor: int = 8) -> int:
+    """The multiple of `divisor` nearest to `channels`, never less than 90 % of it: the rule of MobileNetV2's and
+    EfficientNet's reference code for scaled widths.
+
+    >>> [round_channels(32 * width) for width in (0.35, 1.0, 1.4)]
+    [16, 32, 48]
+    """
+    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * channels else rounded
+
+
+def same_padding(size: int, kernel: int, stride: int, dilation: int = 1) -> tuple[int, int]:
+    """(before, after) padding in pixels of one axis that gives ceil(size / stride) outputs.
+
+    >>> same_padding(224, kernel=3, stride=2), same_padding(225, kernel=3, stride=2)
+    ((0, 1), (1, 1))
+    """
+    total = max(((size + stride - 1) // stride - 1) * stride + (kernel - 1) * dilation + 1 - size, 0)
+    return total // 2, total - total // 2
+
+
+class Conv2dSame(nn.Conv2d):
+    """`nn.Conv2d` with TensorFlow's 'same' padding at any stride (torch's own `padding="same"` takes stride 1 only).
+
+    [N, C, H, W] -> [N, out_channels, ceil(H / stride), ceil(W / stride)]. Parameters as `nn.Conv2d`, less `padding`.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, *, groups: int = 1,
+        dilation: int = 1, bias: bool = True,
+    ) -> None:
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, dilation=dilation, groups=groups, bias=bias
+        )
+
+    def forward(self, input: Tensor) -> Tensor:
+        (kernel_h, kernel_w), (stride_h, stride_w), (dilation_h, dilation_w) = (
+            self.kernel_size, self.stride, self.dilation,
+        )
+        top, bottom = same_padding(input.shape[-2], kernel_h, stride_h, dilation_h)
+        left, right = same_padding(input.shape[-1], kernel_w, stride_w, dilation_w)
+        return super().forward(F.pad(input, (left, right, top, bottom)))
+
+
+class ConvNormAct(nn.Module):
+    """Convolution without bias, normalisation, activation: parts `conv`, `norm`, `act`.
+
+    [N, in_channels, H, W] -> [N, out_channels, H', W'] with H' = ceil(H / stride) for odd kernels. A convolution with
+    `groups == in_channels > 1` runs through `cvops.ops.depthwise_conv2d`. `act=None` leaves the activation out.
+
+    >>> ConvNormAct(3, 32, 3, stride=2, padding="same")(torch.zeros(1, 3, 65, 64)).shape
+    torch.Size([1, 32, 33, 32])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 1,
+        stride: int = 1,
+        *,
+        groups: int = 1,
+        dilation: int = 1,
+        padding: Padding = "symmetric",
+        norm: Norm = nn.BatchNorm2d,
+        act: str | None = "relu",
+    ) -> None:
+        super().__init__()
+        if padding not in ("symmetric", "same"):
+            raise ValueError(f"padding must be 'symmetric' or 'same', got {padding!r}")
+        centred = (kernel_size - 1) // 2 * dilation
+        # At stride 1 and odd kernels the two conventions agree, and the fixed amount is the cheaper one.
+        fixed = padding == "symmetric" or (stride == 1 and kernel_size % 2 == 1)
+        self.conv: nn.Module
+        if groups == in_channels > 1:
+            if out_channels % in_channels:
+                raise ValueError(f"a depthwise convolution of {in_channels} channels cannot give {out_channels}")
+            self.conv = DepthwiseConv2d(
+                in_channels,
+                kernel_size,
+                stride=stride,
+                padding=centred if fixed else "same",
+                dilation=dilation,
+                bias=False,
+                multiplier=out_channels // in_channels,
+            )
+        elif fixed:
+            self.conv = nn.Conv2d(
+                in_channels, out_channels, kernel_size, stride, centred, dilation, groups, bias=False
+            )
+        else:
+            self.conv = Conv2dSame(
+                in_channels, out_channels, kernel_size, stride, groups=groups, dilation=dilation, bias=False
+            )
+        self.norm = norm(out_channels)
+        self.act = make_activation(act) if act is not None else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.act(self.norm(self.conv(x)))
+        return y

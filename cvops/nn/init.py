@@ -1,0 +1,33 @@
+"""Initial values for networks trained from scratch. Loading weights is `cvops.models.weights`."""
+
+import math
+
+from torch import nn
+
+from cvops.ops.depthwise_conv2d import DepthwiseConv2d
+
+
+def init_convnet(module: nn.Module) -> None:
+    """Initialises every layer of `module` in place: convolutions normal with variance 2 / fan_out (He et al. 2015,
+    arXiv:1502.01852; fan_out counts one group), linear layers normal with deviation 0.01, biases zero, norms to identity.
+
+    >>> layer = nn.Conv2d(3, 8, 3); init_convnet(layer); layer.bias.abs().max().item()
+    0.0
+    """
+    for layer in module.modules():
+        if isinstance(layer, DepthwiseConv2d):
+            channels_out, _, height, width = layer.weight.shape
+            fan_out = height * width * channels_out // layer.channels
+            nn.init.normal_(layer.weight, 0.0, math.sqrt(2 / fan_out))
+        elif isinstance(layer, nn.Conv2d):
+            channels_out, _, height, width = layer.weight.shape
+            fan_out = height * width * channels_out // layer.groups
+            nn.init.normal_(layer.weight, 0.0, math.sqrt(2 / fan_out))
+        elif isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, 0.0, 0.01)
+        elif isinstance(layer, nn.BatchNorm2d | nn.GroupNorm):
+            nn.init.ones_(layer.weight)
+        else:
+            continue
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)

@@ -1,0 +1,101 @@
+"""Registration helpers that every op shares: autocast policy, and second derivatives through a reference.
+
+Kernels, schemas and argument checks are in csrc/; fakes, autograd and vmap rules are in the op's own file.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Setup = Callable[[Any, tuple[Any, ...], Any], None]
+Backward = Callable[..., Any]
+Vmap = Callable[..., Any]
+
+_autocast = torch.library.Library("cvops", "IMPL")
+
+
+def autocast_to(op: str, dtype: torch.dtype | None) -> None:
+    """Under autocast, give `op` its floating-point tensors in `dtype`; None means the active autocast dtype."""
+    overload = getattr(torch.ops.cvops, op).default
+
+    def register(device: str, key: str) -> None:
+        def cast_and_call(*args: Any, **kwargs: Any) -> Any:
+            to = dtype or torch.get_autocast_dtype(device)
+
+            def cast(value: Any) -> Any:
+                castable = isinstance(value, Tensor) and value.is_floating_point() and value.dtype != torch.float64
+                return value.to(to) if castable else value
+
+            with torch.autocast(device, enabled=False):
+                return overload(*map(cast, args), **{name: cast(value) for name, value in kwargs.items()})
+
+        _autocast.impl(op, cast_and_call, key)
+
+    register("cpu", "AutocastCPU")
+    register("cuda", "AutocastCUDA")
+
+
+def differentiable(op: str, save: Setup, backward: Backward, vmap: Vmap | None = None) -> Callable[..., Any]:
+    """Register the gradient (and vmap rule) of `op`, and return what wrappers call instead of the bare op.
+
+    torch.library's autograd does not take part in torch.func, whose transforms want an autograd.Function with
+    setup_context; the returned callable uses one while such a transform is active, and the bare op otherwise.
+    """
+    overload = getattr(torch.ops.cvops, op).default
+    torch.library.register_autograd(f"cvops::{op}", backward, setup_context=save)
+
+    class Function(torch.autograd.Function):
+        @staticmethod
+        def forward(*args: Any) -> Any:
+            return overload(*args)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            save(ctx, inputs, output)
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Any) -> Any:
+            return backward(ctx, *grads)
+
+        @staticmethod
+        def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
+            if vmap is None:
+                raise RuntimeError(f"cvops::{op} has no vmap rule")
+            return vmap(info, in_dims, *args)
+
+    if vmap is not None:
+        torch.library.register_vmap(f"cvops::{op}", vmap)
+
+    def call(*args: Any) -> Any:
+        if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+            return Function.apply(*args)
+        return overload(*args)
+
+    return call
+
+
+def batch_first(info: Any, in_dims: Sequence[int | None], tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The tensors of a vmap rule with their batch dimension first, unbatched ones expanded."""
+    return [
+        t.unsqueeze(0).expand(info.batch_size, *t.shape) if dim is None else t.movedim(dim, 0)
+        for t, dim in zip(tensors, in_dims, strict=False)
+    ]
+
+
+def double_backward(
+    reference: Callable[..., Tensor], inputs: Sequence[Tensor], grad: Tensor, grad_grads: Sequence[Tensor | None]
+) -> tuple[Tensor, ...]:
+    """Derivatives of (the gradients of `reference` at `inputs`, times `grad`), times `grad_grads`.
+
+    Returns those by `grad` first, then by each input. Second derivatives are rare, so they run through autograd over
+    the pure-torch reference, which materialises what the kernels do not.
+    """
+    leaves = [t.detach().requires_grad_() for t in (grad, *inputs)]
+    with torch.enable_grad():
+        out = reference(*leaves[1:])
+        grads = torch.autograd.grad(out, leaves[1:], leaves[0], create_graph=True)
+        pairs = [(g, gg) for g, gg in zip(grads, grad_grads, strict=True) if gg is not None]
+        outputs, weights = [g for g, _ in pairs], [gg for _, gg in pairs]
+        return torch.autograd.grad(outputs, leaves, weights, allow_unused=True, materialize_grads=True)
