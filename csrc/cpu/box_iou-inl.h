@@ -46,9 +46,9 @@ void box_iou_backward_rows_of(
       const int count = static_cast<int>(smaller<int64_t>(lanes, m - start));
       const BoxPlanes<T> columns = b.from(start);
       for (int l = 0; l < count; ++l) {
-        Box<T> ga{x1[l], y1[l], x2[l], y2[l]}, gb{};
-        add_box_metric_backward<metric>(box, terms, columns.box(l), columns.terms(l), eps, row[start + l], ga, gb);
-        x1[l] = ga.x1, y1[l] = ga.y1, x2[l] = ga.x2, y2[l] = ga.y2;
+        const Box<T> g = box_metric_backward<metric>(
+            box, terms, columns.box(l), columns.terms(l), eps, row[start + l]).a;
+        x1[l] += g.x1, y1[l] += g.y1, x2[l] += g.x2, y2[l] += g.y2;
       }
     }
     for (int l = 1; l < lanes; ++l) x1[0] += x1[l], y1[0] += y1[l], x2[0] += x2[l], y2[0] += y2[l];
@@ -72,9 +72,8 @@ void box_iou_backward_columns_of(
       const BoxTerms<T> terms = a.terms(i);
       const T* __restrict row = grad + i * m + start;
       for (int64_t j = 0; j < count; ++j) {
-        Box<T> ga{}, gb{x1[j], y1[j], x2[j], y2[j]};
-        add_box_metric_backward<metric>(box, terms, columns.box(j), columns.terms(j), eps, row[j], ga, gb);
-        x1[j] = gb.x1, y1[j] = gb.y1, x2[j] = gb.x2, y2[j] = gb.y2;
+        const Box<T> g = box_metric_backward<metric>(box, terms, columns.box(j), columns.terms(j), eps, row[j]).b;
+        x1[j] += g.x1, y1[j] += g.y1, x2[j] += g.x2, y2[j] += g.y2;
       }
     }
     for (int64_t j = 0; j < count; ++j) {

@@ -101,35 +101,44 @@ HOST_DEVICE T share_of_larger(T a, T b) {
   return a > b ? T(1) : a == b ? T(0.5) : T(0);
 }
 
-// Adds d(width) = grad of a span (high - low), low and high being the min or max of two corners.
+// What a gradient `grad` of a span (high - low) gives to the corners of a: low is the larger of two lows and high the
+// smaller of two highs. The rest goes to b.
 template <typename T>
-HOST_DEVICE void add_inner_span(T grad, T low_a, T low_b, T high_a, T high_b, T& ga_low, T& ga_high, T& gb_low, T& gb_high) {
-  const T low = share_of_larger(low_a, low_b), high = share_of_larger(high_b, high_a);  // min(high_a, high_b)
-  ga_low -= grad * low;
-  gb_low -= grad * (T(1) - low);
-  ga_high += grad * high;
-  gb_high += grad * (T(1) - high);
+struct SpanShares {
+  T low, high;
+};
+
+template <typename T>
+HOST_DEVICE SpanShares<T> inner_span(T grad, T low_a, T low_b, T high_a, T high_b) {
+  return {-grad * share_of_larger(low_a, low_b), grad * share_of_larger(high_b, high_a)};
 }
 
-// Gradient of box_metric, times grad, added to ga and gb. Closed form, finite for zero-area, touching and identical
-// boxes. CIoU's alpha is a constant, as in the paper.
+template <typename T>
+struct BoxPairGrad {
+  Box<T> a, b;
+};
+
+// Gradient of box_metric, times grad. Closed form, finite for zero-area, touching and identical boxes. CIoU's alpha is
+// a constant, as in the paper.
 template <int metric, typename T>
-HOST_DEVICE void add_box_metric_backward(
-    const Box<T>& a, const BoxTerms<T>& of_a, const Box<T>& b, const BoxTerms<T>& of_b, MetricEps<T> eps, T grad,
-    Box<T>& ga, Box<T>& gb) {
+HOST_DEVICE BoxPairGrad<T> box_metric_backward(
+    const Box<T>& a, const BoxTerms<T>& of_a, const Box<T>& b, const BoxTerms<T>& of_b, MetricEps<T> eps, T grad) {
   const Overlap<T> o = overlap(a, of_a.area, b, of_b.area);
+  const T wa = a.x2 - a.x1, ha = a.y2 - a.y1, wb = b.x2 - b.x1, hb = b.y2 - b.y1;
   const T inverse_union = inverse_or_zero(o.box_union + eps.area);
   const T iou = o.area * inverse_union;
   T d_union = -iou * inverse_union;  // of the metric, by the area of the union
+  T d_hull_width = T(0), d_hull_height = T(0);
+  T ax = T(0), ay = T(0);                            // to both x corners of a, both y corners; the opposite to b's
+  T turn_a_x = T(0), turn_a_y = T(0);                // to a.x2 and a.y2 by the aspect angle; the opposite to x1, y1
+  T turn_b_x = T(0), turn_b_y = T(0);                // and of b
 
   const T hull_width = larger(larger(a.x2, b.x2) - smaller(a.x1, b.x1), T(0));
   const T hull_height = larger(larger(a.y2, b.y2) - smaller(a.y1, b.y1), T(0));
-  T d_hull_width = T(0), d_hull_height = T(0);
   if constexpr (metric == kGiou) {
-    const T hull = hull_width * hull_height;
-    const T inverse_hull = inverse_or_zero(hull + eps.area);
-    d_union += inverse_hull;
+    const T inverse_hull = inverse_or_zero(hull_width * hull_height + eps.area);
     const T d_hull = -(o.box_union + eps.area) * inverse_hull * inverse_hull;
+    d_union += inverse_hull;
     d_hull_width = d_hull * hull_height;
     d_hull_height = d_hull * hull_width;
   }
@@ -140,9 +149,8 @@ HOST_DEVICE void add_box_metric_backward(
     const T distance = (dx * dx + dy * dy) * inverse;
     d_hull_width = T(2) * distance * hull_width * inverse;
     d_hull_height = T(2) * distance * hull_height * inverse;
-    const T gx = -grad * dx * inverse, gy = -grad * dy * inverse;  // half of -2 dx / diagonal, to each corner
-    ga.x1 += gx, ga.x2 += gx, gb.x1 -= gx, gb.x2 -= gx;
-    ga.y1 += gy, ga.y2 += gy, gb.y1 -= gy, gb.y2 -= gy;
+    ax = -grad * dx * inverse;
+    ay = -grad * dy * inverse;
   }
   if constexpr (metric == kCiou) {
     constexpr T four_over_pi_squared = T(0.405284734569351085775517852838911);
@@ -150,10 +158,9 @@ HOST_DEVICE void add_box_metric_backward(
     const T v = four_over_pi_squared * turn * turn;
     const T alpha = v * inverse_or_zero(T(1) - iou + v + eps.diagonal);
     const T d_turn = -grad * alpha * T(2) * four_over_pi_squared * turn;
-    const T wa = a.x2 - a.x1, ha = a.y2 - a.y1, wb = b.x2 - b.x1, hb = b.y2 - b.y1;
     const T ra = d_turn * inverse_or_zero(wa * wa + ha * ha), rb = d_turn * inverse_or_zero(wb * wb + hb * hb);
-    ga.x1 -= ra * ha, ga.x2 += ra * ha, ga.y1 += ra * wa, ga.y2 -= ra * wa;
-    gb.x1 += rb * hb, gb.x2 -= rb * hb, gb.y1 -= rb * wb, gb.y2 += rb * wb;
+    turn_a_x = ra * ha, turn_a_y = -ra * wa;
+    turn_b_x = -rb * hb, turn_b_y = rb * wb;
   }
 
   // union = area_a + area_b - intersection
@@ -161,17 +168,19 @@ HOST_DEVICE void add_box_metric_backward(
   const T d_overlap = grad * inverse_union - d_area;
   const T along_x = o.width > T(0) ? d_overlap * o.height : T(0);
   const T along_y = o.height > T(0) ? d_overlap * o.width : T(0);
-  add_inner_span(along_x, a.x1, b.x1, a.x2, b.x2, ga.x1, ga.x2, gb.x1, gb.x2);
-  add_inner_span(along_y, a.y1, b.y1, a.y2, b.y2, ga.y1, ga.y2, gb.y1, gb.y2);
-  if constexpr (metric != kIou) {
-    // The hull takes the smaller low and the larger high corner: an inner span with the boxes' roles exchanged.
-    add_inner_span(grad * d_hull_width, b.x1, a.x1, b.x2, a.x2, ga.x1, ga.x2, gb.x1, gb.x2);
-    add_inner_span(grad * d_hull_height, b.y1, a.y1, b.y2, a.y2, ga.y1, ga.y2, gb.y1, gb.y2);
-  }
-  const T wa = d_area * (a.x2 - a.x1), ha = d_area * (a.y2 - a.y1);
-  const T wb = d_area * (b.x2 - b.x1), hb = d_area * (b.y2 - b.y1);
-  ga.x1 -= ha, ga.x2 += ha, ga.y1 -= wa, ga.y2 += wa;
-  gb.x1 -= hb, gb.x2 += hb, gb.y1 -= wb, gb.y2 += wb;
+  const SpanShares<T> x = inner_span(along_x, a.x1, b.x1, a.x2, b.x2);
+  const SpanShares<T> y = inner_span(along_y, a.y1, b.y1, a.y2, b.y2);
+  const T hull_x = grad * d_hull_width, hull_y = grad * d_hull_height;
+  // The hull takes the smaller low and the larger high corner: an inner span with the boxes' roles exchanged.
+  const SpanShares<T> hx = inner_span(hull_x, b.x1, a.x1, b.x2, a.x2);
+  const SpanShares<T> hy = inner_span(hull_y, b.y1, a.y1, b.y2, a.y2);
+  return {
+      {x.low + hx.low + ax - turn_a_x - d_area * ha, y.low + hy.low + ay - turn_a_y - d_area * wa,
+       x.high + hx.high + ax + turn_a_x + d_area * ha, y.high + hy.high + ay + turn_a_y + d_area * wa},
+      {-along_x - x.low - hull_x - hx.low - ax - turn_b_x - d_area * hb,
+       -along_y - y.low - hull_y - hy.low - ay - turn_b_y - d_area * wb,
+       along_x - x.high + hull_x - hx.high - ax + turn_b_x + d_area * hb,
+       along_y - y.high + hull_y - hy.high - ay + turn_b_y + d_area * wb}};
 }
 
 }  // namespace cvops

@@ -8,12 +8,32 @@ from cvops.ops.box_iou import (
     distance_box_iou,
     generalized_box_iou,
 )
+from cvops.ops.iou_loss import (
+    CompleteBoxIoULoss,
+    DistanceBoxIoULoss,
+    GeneralizedBoxIoULoss,
+    IoULoss,
+    complete_box_iou_loss,
+    distance_box_iou_loss,
+    generalized_box_iou_loss,
+    giou_loss,
+    iou_loss,
+)
 
 __all__ = [
+    "CompleteBoxIoULoss",
+    "DistanceBoxIoULoss",
+    "GeneralizedBoxIoULoss",
+    "IoULoss",
     "box_area",
     "box_convert",
     "box_iou",
     "complete_box_iou",
+    "complete_box_iou_loss",
     "distance_box_iou",
+    "distance_box_iou_loss",
     "generalized_box_iou",
+    "generalized_box_iou_loss",
+    "giou_loss",
+    "iou_loss",
 ]

@@ -92,10 +92,10 @@ def double_backward(
     Returns those by `grad` first, then by each input. Second derivatives are rare, so they run through autograd over
     the pure-torch reference, which materialises what the kernels do not.
     """
-    leaves = [t.detach().requires_grad_() for t in (grad, *inputs)]
-    with torch.enable_grad():
-        out = reference(*leaves[1:])
-        grads = torch.autograd.grad(out, leaves[1:], leaves[0], create_graph=True)
-        pairs = [(g, gg) for g, gg in zip(grads, grad_grads, strict=True) if gg is not None]
-        outputs, weights = [g for g, _ in pairs], [gg for _, gg in pairs]
-        return torch.autograd.grad(outputs, leaves, weights, allow_unused=True, materialize_grads=True)
+
+    def gradients(grad: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch.func.vjp(reference, *inputs)[1](grad))
+
+    values, pull_back = torch.func.vjp(gradients, grad, *inputs)
+    filled = tuple(v.new_zeros(v.shape) if g is None else g for v, g in zip(values, grad_grads, strict=True))
+    return tuple(pull_back(filled))

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from cvops.ops._register import autocast_to, batch_first, differentiable, double_backward
 
@@ -168,7 +167,6 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return *_box_iou_backward(grad, *ctx.saved_tensors, ctx.metric, ctx.eps), None, None
 
 
-@once_differentiable
 def _double_backward(ctx: Any, *grad_grads: Tensor | None) -> tuple[Tensor | None, ...]:
     grad, boxes1, boxes2 = ctx.saved_tensors
 
