@@ -37,12 +37,16 @@ HOST_DEVICE AxisPhase forward_phase(int64_t out, int64_t kernel, int64_t stride,
 // that sources ascend. taps may be 0.
 HOST_DEVICE AxisPhase backward_phase(
     int64_t phase, int64_t in, int64_t kernel, int64_t stride, int64_t before, int64_t dilation) {
-  int64_t every = 1;  // taps of this phase are first, first + every, ...
-  while (every * dilation % stride != 0) ++every;
+  int64_t divisor = stride;  // gcd(stride, dilation)
+  for (int64_t other = dilation; other != 0;) {
+    const int64_t rest = divisor % other;
+    divisor = other, other = rest;
+  }
+  const int64_t every = stride / divisor;  // taps of this phase are tap, tap + every, ...
   int64_t tap = 0;
-  while (tap < every && (phase + before - tap * dilation) % stride != 0) ++tap;
+  while (tap < every && tap < kernel && (phase + before - tap * dilation) % stride != 0) ++tap;
   const int64_t count = phase < in ? (in - phase + stride - 1) / stride : 0;
-  if (tap == every || tap >= kernel) return {phase, stride, count, 1, 0, 0, 1, 0, 1};
+  if (tap == every || tap == kernel) return {phase, stride, count, 1, 0, 0, 1, 0, 1};
   const int64_t taps = (kernel - tap + every - 1) / every, last = tap + (taps - 1) * every;
   return {phase, stride, count, 1, (phase + before - last * dilation) / stride, taps, every * dilation / stride,
           last, -every};

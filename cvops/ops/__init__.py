@@ -1,13 +1,6 @@
 """The ops. One file per stem: wrapper, module, fake, autograd, autocast, vmap, and a slow pure-torch reference."""
 
-from cvops.ops.box_iou import (
-    box_area,
-    box_convert,
-    box_iou,
-    complete_box_iou,
-    distance_box_iou,
-    generalized_box_iou,
-)
+from cvops.ops.box_iou import box_area, box_convert, box_iou, complete_box_iou, distance_box_iou, generalized_box_iou
 from cvops.ops.iou_loss import (
     CompleteBoxIoULoss,
     DistanceBoxIoULoss,
@@ -19,12 +12,15 @@ from cvops.ops.iou_loss import (
     giou_loss,
     iou_loss,
 )
+from cvops.ops.nms import batched_nms, batched_nms_padded, matrix_nms, multiclass_nms, nms, nms_padded, soft_nms
 
 __all__ = [
     "CompleteBoxIoULoss",
     "DistanceBoxIoULoss",
     "GeneralizedBoxIoULoss",
     "IoULoss",
+    "batched_nms",
+    "batched_nms_padded",
     "box_area",
     "box_convert",
     "box_iou",
@@ -36,4 +32,9 @@ __all__ = [
     "generalized_box_iou_loss",
     "giou_loss",
     "iou_loss",
+    "matrix_nms",
+    "multiclass_nms",
+    "nms",
+    "nms_padded",
+    "soft_nms",
 ]
