@@ -23,9 +23,9 @@ import pytest
 import torch
 
 Call = Callable[[], Any]
-SLICE_SECONDS = 2e-3  # one measurement repeats a short call until it lasts this long
+SLICE_SECONDS = 4e-4  # one measurement repeats a short call until it lasts this long; short, so that few are disturbed
 BUDGET_SECONDS = 2.5  # one case stops after this long, or after ROUNDS
-ROUNDS, MIN_ROUNDS, WARMUP = 41, 7, 2
+ROUNDS, MIN_ROUNDS, WARMUP = 101, 7, 2
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,8 @@ def seconds(call: Call, repeat: int, device: str) -> float:
 def _copy_seconds(log2_bytes: int, device: str) -> float:
     source = torch.ones(max(2**log2_bytes // 8, 1), dtype=torch.float32, device=device)
     target = torch.ones_like(source)
-    repeat = max(1, int(SLICE_SECONDS / max(seconds(lambda: target.copy_(source), 3, device), 1e-7)))
-    return min(seconds(lambda: target.copy_(source), repeat, device) for _ in range(9))
+    repeat = max(1, 2**16 // 2**log2_bytes)
+    return min(seconds(lambda: target.copy_(source), repeat, device) for _ in range(60))
 
 
 def floor_seconds(nbytes: int, device: str) -> float:

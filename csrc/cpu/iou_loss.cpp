@@ -38,7 +38,7 @@ Tensor iou_loss_cpu(const Tensor& boxes1_in, const Tensor& boxes2_in, int64_t me
 template <typename T, typename Out>
 void interleave(const T* planes, int64_t n, Out* boxes) {
   for (int64_t i = 0; i < n; ++i) {
-    for (int64_t k = 0; k < 4; ++k) boxes[4 * i + k] = static_cast<Out>(planes[k * n + i]);
+    for (int64_t k = 0; k < 4; ++k) boxes[4 * i + k] = saturate_cast<Out>(planes[k * n + i]);
   }
 }
 

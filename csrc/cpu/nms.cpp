@@ -118,6 +118,7 @@ class Grid {
       largest = std::max({largest, std::abs(boxes.x1[i]), std::abs(boxes.x2[i]), std::abs(boxes.y1[i]), std::abs(boxes.y2[i])});
       ++proper;
     }
+    slot_.assign(n, -1);
     if (proper == 0) return;
     low_x_ = low_x, low_y_ = low_y;
     slack_ = 8 * std::numeric_limits<T>::epsilon() * largest;
@@ -135,7 +136,6 @@ class Grid {
       ++start_[cell[i] + 1];
     }
     for (size_t c = 1; c < start_.size(); ++c) start_[c] += start_[c - 1];
-    slot_.assign(n, -1);
     std::vector<int32_t> next(start_.begin(), start_.end() - 1);
     memory_.resize(6 * proper);
     T* out = memory_.data();
@@ -157,7 +157,7 @@ class Grid {
   bool is_dead(int64_t i) const { return slot_[i] >= 0 && dead_[slot_[i]]; }
 
   void suppress(const BoxPlanes<T>& boxes, int64_t i, T threshold) {
-    if (slot_.empty() || slot_[i] < 0) return;
+    if (slot_[i] < 0) return;
     const Box<T> box = boxes.box(i);
     const T cx = (box.x1 + box.x2) / 2, cy = (box.y1 + box.y2) / 2;
     const T dx = (box.x2 - box.x1) * reach_ + slack_, dy = (box.y2 - box.y1) * reach_ + slack_;

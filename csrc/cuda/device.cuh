@@ -89,23 +89,55 @@ __device__ __forceinline__ T block_sum(T value) {
   return total;
 }
 
-// A value that one block publishes and other blocks of the same grid wait for. Everything the publishing thread wrote
-// before is visible to the thread that saw the value. The waiting block must know that the publisher has started
-// (tickets by atomicAdd, not blockIdx), or the wait may never end.
-__device__ __forceinline__ void publish(int* flag, int value) {
-  __threadfence();
-  *reinterpret_cast<volatile int*>(flag) = value;
+// Sum of the values of the threads before this one, and of all, in a one-dimensional block of Threads.
+struct ScannedSum {
+  int before, total;
+};
+
+template <int Threads>
+__device__ __forceinline__ ScannedSum block_scan(int value) {
+  static_assert(Threads % kWarp == 0, "whole warps only");
+  CVOPS_SHARED(int, of_warp, Threads / kWarp);
+  int inclusive = value;
+#pragma unroll
+  for (int step = 1; step < kWarp; step *= 2) {
+    const int left = __shfl_up_sync(kAllLanes, inclusive, step);
+    if (lane() >= step) inclusive += left;
+  }
+  if (lane() == kWarp - 1) of_warp[warp()] = inclusive;
+  __syncthreads();
+  ScannedSum sum{inclusive - value, 0};
+#pragma unroll
+  for (int w = 0; w < Threads / kWarp; ++w) {
+    if (w < warp()) sum.before += of_warp[w];
+    sum.total += of_warp[w];
+  }
+  __syncthreads();
+  return sum;
 }
 
-// Waits until the flag is not `empty`, and returns it.
-__device__ __forceinline__ int wait_while(const int* flag, int empty) {
-  int seen = *reinterpret_cast<const volatile int*>(flag);
-  while (seen == empty) {
+// One word that a block hands to later blocks of the same grid: the word itself is the message, so nothing else needs
+// to be made visible. The waiting block must know that the publisher has started (tickets by atomicAdd, not blockIdx),
+// or the wait may never end.
+template <typename Word>
+__device__ __forceinline__ void publish(Word* at, Word word) {
+  *reinterpret_cast<volatile Word*>(at) = word;
+}
+
+// Waits until none of Count words is `empty`. All are asked for at once, so the wait is one trip to memory when they
+// are already there.
+template <int Count, typename Word>
+__device__ __forceinline__ Pack<Word, Count> await(const Word* at, Word empty) {
+  Pack<Word, Count> seen;
+  for (;;) {
+    bool all = true;
+#pragma unroll
+    for (int i = 0; i < Count; ++i) seen.at[i] = reinterpret_cast<const volatile Word*>(at)[i];
+#pragma unroll
+    for (int i = 0; i < Count; ++i) all &= seen.at[i] != empty;
+    if (all) return seen;
     __nanosleep(20);
-    seen = *reinterpret_cast<const volatile int*>(flag);
   }
-  __threadfence();
-  return seen;
 }
 
 }  // namespace cvops::cuda

@@ -51,6 +51,13 @@ class DeviceScope {
   cudaStream_t stream_ = nullptr;
 };
 
+// The tensor itself if it is contiguous and starts at a multiple of 16 bytes, as vector loads need; a copy otherwise.
+inline torch::stable::Tensor packed(const torch::stable::Tensor& tensor) {
+  const torch::stable::Tensor contiguous = torch::stable::contiguous(tensor);
+  const bool aligned = reinterpret_cast<uintptr_t>(contiguous.const_data_ptr()) % 16 == 0;
+  return aligned ? contiguous : torch::stable::clone(contiguous);
+}
+
 // Blocks needed for `items` at `per_block` each. Past the grid limit the kernel's own stride loop takes over.
 inline unsigned blocks_for(int64_t items, int64_t per_block) {
   const int64_t blocks = (items + per_block - 1) / per_block;

@@ -31,6 +31,17 @@ inline ScalarType compute_type(ScalarType type) {
   return type == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
+// Conversion of a gradient to the dtype of its tensor. float16 saturates at its largest finite value: a steep but finite
+// slope must not become an infinity that poisons the step.
+template <typename To, typename From>
+To saturate_cast(From value) {
+  if constexpr (std::is_same_v<To, torch::headeronly::Half>) {
+    constexpr From most = From(65504);
+    value = value > most ? most : value < -most ? -most : value;
+  }
+  return static_cast<To>(value);
+}
+
 template <typename... Args>
 [[noreturn]] void fail(const Args&... args) {
   std::ostringstream text;

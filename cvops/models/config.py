@@ -79,6 +79,6 @@ def override(config: C, **changes: Any) -> C:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """", did you mean A, B?" for the known words closest to `word`, or an empty string."""
+    """ ", did you mean A, B?" for the known words closest to `word`, or an empty string."""
     close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
     return f", did you mean {', '.join(close)}?" if close else ""

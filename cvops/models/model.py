@@ -1,5 +1,5 @@
 """The two contracts of the zoo: `Backbone` (an image to feature maps, with their channels and strides declared) and
-`Model` (anything `create_model` returns). Families fill them in; tasks add their assemblies, such as `classifier.py`."""
+`Model` (anything `create_model` returns). Families fill them in; tasks add assemblies, such as `classifier.py`."""
 
 from dataclasses import dataclass
 

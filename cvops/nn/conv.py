@@ -63,16 +63,23 @@ class Conv2dSame(nn.Conv2d):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, *, groups: int = 1,
-        dilation: int = 1, bias: bool = True,
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        *,
+        groups: int = 1,
+        dilation: int = 1,
+        bias: bool = True,
     ) -> None:
-        super().__init__(
-            in_channels, out_channels, kernel_size, stride, dilation=dilation, groups=groups, bias=bias
-        )
+        super().__init__(in_channels, out_channels, kernel_size, stride, dilation=dilation, groups=groups, bias=bias)
 
     def forward(self, input: Tensor) -> Tensor:
         (kernel_h, kernel_w), (stride_h, stride_w), (dilation_h, dilation_w) = (
-            self.kernel_size, self.stride, self.dilation,
+            self.kernel_size,
+            self.stride,
+            self.dilation,
         )
         top, bottom = same_padding(input.shape[-2], kernel_h, stride_h, dilation_h)
         left, right = same_padding(input.shape[-1], kernel_w, stride_w, dilation_w)
@@ -122,9 +129,7 @@ class ConvNormAct(nn.Module):
                 multiplier=out_channels // in_channels,
             )
         elif fixed:
-            self.conv = nn.Conv2d(
-                in_channels, out_channels, kernel_size, stride, centred, dilation, groups, bias=False
-            )
+            self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, centred, dilation, groups, bias=False)
         else:
             self.conv = Conv2dSame(
                 in_channels, out_channels, kernel_size, stride, groups=groups, dilation=dilation, bias=False

@@ -5,7 +5,8 @@ from torch import Tensor, nn
 
 class DropPath(nn.Module):
     """Stochastic depth (Huang et al. 2016, arXiv:1603.09382): in training, sets a residual branch to zero for each
-    sample with probability `rate` and scales the others by 1 / (1 - rate). In eval mode the identity. [N, ...] -> [N, ...].
+    sample with probability `rate` and scales the others by 1 / (1 - rate). In eval mode the identity.
+    [N, ...] -> [N, ...].
 
     >>> DropPath(0.5).eval()(torch.ones(2, 3)).sum()
     tensor(6.)

@@ -9,7 +9,7 @@ from cvops.ops.depthwise_conv2d import DepthwiseConv2d
 
 def init_convnet(module: nn.Module) -> None:
     """Initialises every layer of `module` in place: convolutions normal with variance 2 / fan_out (He et al. 2015,
-    arXiv:1502.01852; fan_out counts one group), linear layers normal with deviation 0.01, biases zero, norms to identity.
+    arXiv:1502.01852; fan_out counts one group), linear layers normal with deviation 0.01, biases zero, norms one.
 
     >>> layer = nn.Conv2d(3, 8, 3); init_convnet(layer); layer.bias.abs().max().item()
     0.0

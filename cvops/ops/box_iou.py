@@ -33,6 +33,8 @@ def box_iou(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy") -> Tensor:
     >>> box_iou(torch.tensor([[0.0, 0, 2, 2]]), torch.tensor([[1.0, 0, 3, 2], [4, 4, 5, 5]]))
     tensor([[0.3333, 0.0000]])
     """
+    _check_format("fmt", fmt)
+    boxes1, boxes2 = as_floating("boxes1", boxes1), as_floating("boxes2", boxes2)
     return _matrix(box_convert(boxes1, fmt, "xyxy"), box_convert(boxes2, fmt, "xyxy"), IOU)
 
 
@@ -82,7 +84,7 @@ def box_area(boxes: Tensor, fmt: str = "xyxy") -> Tensor:
     tensor([3.6000e+09])
     """
     _check_format("fmt", fmt)
-    boxes = _computable("boxes", boxes)
+    boxes = as_floating("boxes", boxes)
     boxes = boxes.float() if boxes.dtype in (torch.float16, torch.bfloat16) else boxes
     x, y, right, bottom = boxes.unbind(-1)
     return (right - x) * (bottom - y) if fmt == "xyxy" else right * bottom
@@ -117,15 +119,17 @@ def _check_format(name: str, fmt: str) -> None:
         raise ValueError(f"{name} must be 'xyxy', 'xywh' or 'cxcywh', got {fmt!r}")
 
 
-def _computable(name: str, boxes: Tensor) -> Tensor:
-    """Boxes as a floating tensor ``[..., 4]``."""
+def as_floating(name: str, boxes: Tensor) -> Tensor:
+    """`boxes`, which must be ``[..., 4]``, in its floating dtype, or in the default dtype if it holds integers."""
     if boxes.ndim == 0 or boxes.shape[-1] != 4:
         raise ValueError(f"{name} must be [..., 4], got {list(boxes.shape)}")
+    if boxes.is_complex():
+        raise ValueError(f"{name} must be floating or integer, got {boxes.dtype}")
     return boxes if boxes.is_floating_point() else boxes.to(torch.get_default_dtype())
 
 
 def _matrix(boxes1: Tensor, boxes2: Tensor, metric: int, eps: float = 1e-7) -> Tensor:
-    boxes1, boxes2 = _computable("boxes1", boxes1), _computable("boxes2", boxes2)
+    boxes1, boxes2 = as_floating("boxes1", boxes1), as_floating("boxes2", boxes2)
     if boxes1.ndim < 2 or boxes2.ndim < 2:
         raise ValueError(f"boxes1 and boxes2 must be [..., N, 4], got {list(boxes1.shape)} and {list(boxes2.shape)}")
     if boxes1.ndim == boxes2.ndim == 2:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cvops.ops.box_iou import reference_box_iou
+from cvops.ops.box_iou import as_floating, reference_box_iou
 
 _METHODS = {"linear": 0, "gaussian": 1}  # SoftMethod in csrc/ops/nms.h
 
@@ -34,7 +34,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     >>> nms(boxes, torch.tensor([0.8, 0.9, 0.7]), 0.5)
     tensor([1, 2])
     """
-    return torch.ops.cvops.nms(_floating(boxes), scores, None, iou_threshold)
+    return torch.ops.cvops.nms(as_floating("boxes", boxes), scores, None, iou_threshold)
 
 
 def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
@@ -49,7 +49,7 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
     >>> batched_nms(boxes, torch.tensor([0.8, 0.9, 0.7]), torch.tensor([0, 0, 1]), 0.5)
     tensor([1, 2])
     """
-    return torch.ops.cvops.nms(_floating(boxes), scores, _ids(idxs), iou_threshold)
+    return torch.ops.cvops.nms(as_floating("boxes", boxes), scores, _ids(idxs), iou_threshold)
 
 
 def multiclass_nms(
@@ -131,7 +131,7 @@ def batched_nms_padded(
             [ 1,  0]]), tensor([1, 2]))
     """
     ids = None if idxs is None else _ids(idxs)
-    return torch.ops.cvops.nms_padded(_floating(boxes), scores, ids, iou_threshold, max_output, score_threshold)
+    return torch.ops.cvops.nms_padded(as_floating("boxes", boxes), scores, ids, iou_threshold, max_output, score_threshold)
 
 
 def soft_nms(
@@ -160,7 +160,7 @@ def soft_nms(
     (tensor([0, 1]), tensor([0.9000, 0.4000]))
     """
     return torch.ops.cvops.soft_nms(
-        _floating(boxes).detach(),
+        as_floating("boxes", boxes).detach(),
         scores.detach(),
         None if idxs is None else _ids(idxs),
         _method(method),
@@ -188,11 +188,7 @@ def matrix_nms(
     tensor([0.9000, 0.4000])
     """
     ids = None if idxs is None else _ids(idxs)
-    return torch.ops.cvops.matrix_nms(_floating(boxes).detach(), scores.detach(), ids, _method(method), sigma)
-
-
-def _floating(boxes: Tensor) -> Tensor:
-    return boxes if boxes.is_floating_point() else boxes.to(torch.get_default_dtype())
+    return torch.ops.cvops.matrix_nms(as_floating("boxes", boxes).detach(), scores.detach(), ids, _method(method), sigma)
 
 
 def _ids(idxs: Tensor) -> Tensor:
@@ -285,13 +281,13 @@ def _overlaps(boxes: Tensor, idxs: Tensor | None) -> Tensor:
 
 def reference_nms(boxes: Tensor, scores: Tensor, idxs: Tensor | None, iou_threshold: float) -> Tensor:
     """Pure-torch oracle of :func:`nms` (idxs None) and :func:`batched_nms`; O(N^2) memory."""
-    overlaps = _overlaps(boxes, idxs).double() > iou_threshold
+    overlaps = (_overlaps(boxes, idxs).double() > iou_threshold).cpu().numpy()
     kept: list[int] = []
-    dead = torch.zeros(len(boxes), dtype=torch.bool)
+    dead = torch.zeros(len(boxes), dtype=torch.bool).numpy()
     for i in _ranked(boxes, scores):
         if not dead[i]:
             kept.append(i)
-            dead |= overlaps[i].cpu()
+            dead |= overlaps[i]
     return torch.tensor(kept, dtype=torch.int64, device=boxes.device)
 
 

@@ -18,8 +18,6 @@
 
 #include "cuda_runtime.h"
 #include "fiber.h"
-#include "torch_calls.h"
-#undef torch_call_dispatcher  // the real one is called below
 
 uint3 threadIdx, blockIdx;
 dim3 blockDim, gridDim;

@@ -21,7 +21,7 @@ Context* arriving = nullptr;
 
 }  // namespace
 
-#if defined(__x86_64__)
+#if defined(CUDA_ON_HOST_SWITCH)
 // Saves the callee-saved registers on the current stack, stores its top, and returns on the other stack.
 extern "C" void cuda_on_host_switch(void** save_top, void* load_top);
 __asm__(
@@ -60,7 +60,7 @@ void Context::restart(void (*entry)()) {
   ASAN_UNPOISON_MEMORY_REGION(stack_, stack_bytes_);
 #endif
   fake_stack_ = nullptr;
-#if defined(__x86_64__)
+#if defined(CUDA_ON_HOST_SWITCH)
   // Six registers, then the address that the switch returns to; the call left rsp 8 short of a multiple of 16.
   auto** top = reinterpret_cast<void**>(stack_ + stack_bytes_) - 8;
   for (int i = 0; i < 8; ++i) top[i] = nullptr;
@@ -92,7 +92,7 @@ void Context::swap(Context& from, Context& to) {
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_start_switch_fiber(&from.fake_stack_, to.stack_, to.stack_bytes_);
 #endif
-#if defined(__x86_64__)
+#if defined(CUDA_ON_HOST_SWITCH)
   cuda_on_host_switch(&from.top_, to.top_);
 #else
   swapcontext(&from.registers_, &to.registers_);

@@ -4,7 +4,10 @@
 
 #include <cstddef>
 
-#if !defined(__x86_64__)
+// Define CUDA_ON_HOST_UCONTEXT to try the portable switch on x86-64.
+#if defined(__x86_64__) && !defined(CUDA_ON_HOST_UCONTEXT)
+#define CUDA_ON_HOST_SWITCH 1
+#else
 #include <ucontext.h>
 #endif
 
@@ -36,7 +39,7 @@ class Context {
   size_t stack_bytes_ = 0;
   size_t mapped_bytes_ = 0;
   void* fake_stack_ = nullptr;  // AddressSanitizer's
-#if defined(__x86_64__)
+#if defined(CUDA_ON_HOST_SWITCH)
   void* top_ = nullptr;
 #else
   ucontext_t registers_;

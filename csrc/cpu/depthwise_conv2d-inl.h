@@ -1,0 +1,493 @@
+// Loop bodies of depthwise_conv2d for NCHW, compiled once per instruction set (cpu/foreach_isa.h).
+//
+// A strip of a plane is copied into zero-padded scratch memory that stays in cache, every column stride phase apart, so
+// that all loads are unmasked and contiguous whatever the stride. Then blocks of 7 rows by one vector are accumulated in
+// registers: a source vector is loaded once for all the rows that it reaches. An output adds its taps in one fixed
+// order (column by column, bias first), whatever block it falls into, so results do not depend on threads or strips.
+
+#include "cpu/vec-inl.h"
+
+inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+constexpr int64_t kBlockRows = 7;  // 7, 14, 28, 56 and 112 rows are whole blocks
+constexpr int64_t kRestRows = 4;
+
+// One block: R rows, `count` <= lanes columns. Row r reads source rows r * SY + ky; KH = 0: any number of taps `kh`.
+template <typename T, int lanes, int R, int KH, int SY>
+inline void correlate_block(
+    const T* source, int64_t pitch, int64_t stride, int64_t tap_rows, const int64_t* columns, int64_t kw,
+    const T* weight, int64_t weight_row, int64_t weight_column, int64_t kh, T init, bool add, T* target,
+    int64_t target_pitch, int64_t count) {
+  typedef Vec<T, lanes> V;
+  V sum[R];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+    sum[r] = add ? load_first<T, lanes>(target + r * target_pitch, count) : splat<T, lanes>(init);
+  }
+  for (int64_t kx = 0; kx < kw; ++kx) {
+    const T* from = source + columns[kx];
+    const T* w = weight + kx * weight_column;
+    if constexpr (KH == 0) {
+      for (int64_t ky = 0; ky < kh; ++ky) {
+        const V scale = splat<T, lanes>(w[ky * weight_row]);
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) {
+          const V value = load<T, lanes>(from + (r * stride + ky * tap_rows) * pitch);
+          sum[r] = fma_of<T, lanes>(scale, value, sum[r]);
+        }
+      }
+    } else {
+      V scale[KH];
+#pragma GCC unroll 16
+      for (int ky = 0; ky < KH; ++ky) scale[ky] = splat<T, lanes>(w[ky * weight_row]);
+#pragma GCC unroll 32
+      for (int q = 0; q < (R - 1) * SY + KH; ++q) {
+        const V value = load<T, lanes>(from + q * pitch);
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) {
+          const int ky = q - r * SY;
+          if (ky >= 0 && ky < KH) sum[r] = fma_of<T, lanes>(scale[ky], value, sum[r]);
+        }
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) store_first<T, lanes>(target + r * target_pitch, sum[r], count);
+}
+
+// Source rows of one tap column are `tap_rows` apart, those of consecutive target rows `stride`, both times pitch.
+template <typename T>
+struct RowsJob {
+  const T* source;
+  int64_t pitch, stride, tap_rows;
+  const int64_t* columns;
+  int64_t kw;
+  const T* weight;
+  int64_t weight_row, weight_column, kh;
+  T init;
+  bool add;  // to what the target holds
+  T* target;
+  int64_t target_pitch, rows, width;
+};
+
+template <typename T, int R, int KH, int SY>
+inline void correlate_across(const RowsJob<T>& job, int64_t row) {
+  constexpr int lanes = full_lanes<T>, half = lanes / 2;
+  for (int64_t x = 0; x < job.width; x += lanes) {
+    const T* source = job.source + row * job.stride * job.pitch + x;
+    T* target = job.target + row * job.target_pitch + x;
+    const int64_t count = job.width - x;
+    if (count > half) {
+      correlate_block<T, lanes, R, KH, SY>(
+          source, job.pitch, job.stride, job.tap_rows, job.columns, job.kw, job.weight, job.weight_row,
+          job.weight_column, job.kh, job.init, job.add, target, job.target_pitch, count);
+    } else {
+      correlate_block<T, half, R, KH, SY>(
+          source, job.pitch, job.stride, job.tap_rows, job.columns, job.kw, job.weight, job.weight_row,
+          job.weight_column, job.kh, job.init, job.add, target, job.target_pitch, count);
+    }
+  }
+}
+
+// The last block may overlap the one before it, unless it would add twice.
+template <typename T, int KH, int SY>
+void correlate_rows_of(const RowsJob<T>& job) {
+  int64_t row = 0;
+  while (row < job.rows) {
+    const int64_t left = job.rows - row;
+    if (left >= kBlockRows || (left > kRestRows && job.rows >= kBlockRows && !job.add)) {
+      row = smaller(row, job.rows - kBlockRows);
+      correlate_across<T, kBlockRows, KH, SY>(job, row);
+      row += kBlockRows;
+    } else if (left >= kRestRows || (job.rows >= kRestRows && !job.add)) {
+      row = smaller(row, job.rows - kRestRows);
+      correlate_across<T, kRestRows, KH, SY>(job, row);
+      row += kRestRows;
+    } else {
+      correlate_across<T, 1, 0, 0>(job, row);
+      ++row;
+    }
+  }
+}
+
+template <typename T>
+void correlate_rows(const RowsJob<T>& job) {
+  if constexpr (sizeof(T) == 4) {
+    if (job.tap_rows == 1 && job.stride == 1) {
+      switch (job.kh) {
+        case 1: return correlate_rows_of<T, 1, 1>(job);
+        case 2: return correlate_rows_of<T, 2, 1>(job);
+        case 3: return correlate_rows_of<T, 3, 1>(job);
+        case 4: return correlate_rows_of<T, 4, 1>(job);
+        case 5: return correlate_rows_of<T, 5, 1>(job);
+        case 7: return correlate_rows_of<T, 7, 1>(job);
+      }
+    } else if (job.tap_rows == 1 && job.stride == 2) {
+      switch (job.kh) {
+        case 3: return correlate_rows_of<T, 3, 2>(job);
+        case 5: return correlate_rows_of<T, 5, 2>(job);
+        case 7: return correlate_rows_of<T, 7, 2>(job);
+      }
+    } else if (job.stride == 1 && job.kh <= 7) {
+      // Dilated: the rows that are equal modulo the dilation are a plane of their own.
+      for (int64_t phase = 0; phase < smaller(job.tap_rows, job.rows); ++phase) {
+        RowsJob<T> part = job;
+        part.source += phase * job.pitch, part.target += phase * job.target_pitch;
+        part.pitch *= job.tap_rows, part.target_pitch *= job.tap_rows, part.tap_rows = 1;
+        part.rows = (job.rows - phase + job.tap_rows - 1) / job.tap_rows;
+        correlate_rows(part);
+      }
+      return;
+    }
+  }
+  correlate_rows_of<T, 0, 0>(job);
+}
+
+// A row in the compute type: itself, or converted into `line`.
+template <typename T, typename S>
+inline const T* as_computed(const S* row, int64_t n, T* line) {
+  if constexpr (std::is_same_v<S, T>) {
+    return row;
+  } else {
+    convert_row<T, true>(line, row, n);
+    return line;
+  }
+}
+
+// Scratch rows [0, rows) = source rows [first, first + rows) of a plane, zeros outside of it. Row ends may be overrun
+// by zeros, because the next row is written after.
+template <typename T, typename S>
+void pack_rows(
+    const S* plane, int64_t height, int64_t width, int64_t first, int64_t rows, int64_t stride, const StripLayout& at,
+    T* scratch) {
+  const int64_t used = smaller(width, at.used_columns);
+  for (int64_t r = 0; r < rows; ++r) {
+    T* to = scratch + r * at.pitch;
+    const int64_t y = first + r;
+    if (y < 0 || y >= height) {
+      for (int64_t i = 0; i < at.pitch; ++i) to[i] = T(0);
+      continue;
+    }
+    const S* from = plane + y * width;
+    if (stride == 1) {
+      convert_row<T, true>(to + at.left, from, used);
+      continue;
+    }
+    const T* line = as_computed(from, used, scratch + at.line_offset);
+    for (int64_t phase = 0; phase < stride; ++phase) {
+      // The first column of this phase is the least x >= 0 with (x + left) % stride == phase.
+      const int64_t x0 = (phase - at.left % stride + stride) % stride;
+      T* row = to + phase * at.phase_pitch + (x0 + at.left) / stride;
+      if (stride == 2) {
+        for (int64_t i = 0; x0 + 2 * i < used; ++i) row[i] = line[x0 + 2 * i];
+      } else {
+        for (int64_t i = 0; x0 + i * stride < used; ++i) row[i] = line[x0 + i * stride];
+      }
+    }
+  }
+}
+
+template <typename T>
+void activate_row(T* row, int64_t n, int64_t activation) {
+  constexpr int lanes = full_lanes<T>;
+  typedef Vec<T, lanes> V;
+  const V zero{}, three = splat<T, lanes>(T(3)), six = splat<T, lanes>(T(6));
+  for (int64_t i = 0; i < n; i += lanes) {
+    V v = load_first<T, lanes>(row + i, n - i);
+    if (activation == kRelu) {
+      v = v < zero ? zero : v;
+    } else if (activation == kRelu6) {
+      v = v < zero ? zero : v > six ? six : v;
+    } else if (activation == kSilu) {
+      v = v / (exp_of<T, lanes>(-v) + T(1));
+    } else {
+      const V gate = v + three;
+      v = v * (gate < zero ? zero : gate > six ? six : gate) / six;
+    }
+    store_first<T, lanes>(row + i, v, n - i);
+  }
+}
+
+// A target row from `phases` scratch rows that are `pitch` apart: column phase + i * phases is place i of a row.
+template <typename T, typename S>
+void interleave_row(const T* from, int64_t pitch, int64_t phases, int64_t width, T* line, S* to) {
+  if (phases == 1) return round_row<T>(to, from, width);
+  T* row;
+  if constexpr (std::is_same_v<S, T>) row = to;
+  else row = line;
+  if (phases == 2) {
+    const T* odd = from + pitch;
+#pragma GCC ivdep
+    for (int64_t i = 0; i < width / 2; ++i) row[2 * i] = from[i], row[2 * i + 1] = odd[i];
+    if (width % 2) row[width - 1] = from[width / 2];
+  } else {
+    for (int64_t phase = 0; phase < phases; ++phase) {
+      for (int64_t i = 0; phase + i * phases < width; ++i) row[phase + i * phases] = from[phase * pitch + i];
+    }
+  }
+  if constexpr (!std::is_same_v<S, T>) round_row<T>(to, static_cast<const T*>(line), width);
+}
+
+// Items [first, last) of n * groups * strips. `scratch` holds at.size elements; `offsets` kw of them.
+template <typename T, typename S>
+void correlate_nchw(
+    const Correlation<T>& job, const StripLayout& at, const S* source, S* target, int64_t first, int64_t last,
+    T* scratch, int64_t* offsets) {
+  const int64_t stride_w = job.columns[0].stride;
+  const int64_t pairs = job.sources > job.targets ? job.sources : job.targets;
+  const bool direct = std::is_same_v<S, T> && job.column_phases == 1;
+  T* staged = scratch + at.target_offset;
+  for (int64_t i = 0; i < at.size; ++i) scratch[i] = T(0);
+  for (int64_t item = first; item < last; ++item) {
+    const int64_t image_group = item / at.strips, group = image_group % job.groups;
+    const int64_t begin = item % at.strips * at.strip_rows;
+    const int64_t end = smaller(begin + at.strip_rows, job.target_h);
+    int64_t from = INT64_MAX, to = INT64_MIN;  // source rows that the strip reads
+    for (int64_t p = 0; p < job.row_phases; ++p) {
+      const AxisPhase& phase = job.rows[p];
+      const int64_t low = ceil_div(begin - phase.first, phase.step), high = ceil_div(end - phase.first, phase.step);
+      if (high <= low || phase.taps == 0) continue;
+      from = smaller(from, low * phase.stride + phase.base);
+      to = larger(to, (high - 1) * phase.stride + phase.base + (phase.taps - 1) * phase.tap_step + 1);
+    }
+    if (from > to) from = to = 0;
+    for (int64_t pair = 0; pair < pairs; ++pair) {
+      const int64_t plane = image_group * job.sources + (job.sources > 1 ? pair : 0);
+      const int64_t channel = group * job.targets + (job.targets > 1 ? pair : 0);
+      S* out = target + (image_group * job.targets + (job.targets > 1 ? pair : 0)) * job.target_h * job.target_w;
+      const T* weight = job.weight + (group * pairs + pair) * job.kh * job.kw;
+      if (pair == 0 || job.sources > 1) {
+        pack_rows(source + plane * job.source_h * job.source_w, job.source_h, job.source_w, from, to - from, stride_w,
+                  at, scratch);
+      }
+      for (int64_t p = 0; p < job.row_phases; ++p) {
+        const AxisPhase& rows = job.rows[p];
+        const int64_t low = ceil_div(begin - rows.first, rows.step), high = ceil_div(end - rows.first, rows.step);
+        if (high <= low) continue;
+        for (int64_t q = 0; q < job.column_phases; ++q) {
+          const AxisPhase& columns = job.columns[q];
+          for (int64_t k = 0; k < columns.taps; ++k) {
+            const int64_t x = columns.base + at.left + k * columns.tap_step;
+            offsets[k] = x % stride_w * at.phase_pitch + x / stride_w;
+          }
+          const bool empty = rows.taps == 0 || columns.taps == 0;
+          RowsJob<T> part{};
+          part.source = scratch + (low * rows.stride + rows.base - from) * at.pitch;
+          if (empty) part.source = scratch;
+          part.pitch = at.pitch, part.stride = rows.stride, part.tap_rows = rows.taps > 1 ? rows.tap_step : 1;
+          part.columns = offsets, part.kw = empty ? 0 : columns.taps, part.kh = empty ? 1 : rows.taps;
+          part.weight = weight + rows.weight_first * job.kw + columns.weight_first;
+          part.weight_row = rows.weight_step * job.kw, part.weight_column = columns.weight_step;
+          part.init = job.bias ? job.bias[channel] : T(0);
+          part.add = job.sources > 1 && pair > 0;
+          part.rows = high - low, part.width = columns.count;
+          if (direct) {
+            part.target = reinterpret_cast<T*>(out) + (rows.first + low * rows.step) * job.target_w;
+            part.target_pitch = rows.step * job.target_w;
+          } else {
+            part.target = staged + ((rows.first + low * rows.step - begin) * job.column_phases + q) * at.columns;
+            part.target_pitch = rows.step * job.column_phases * at.columns;
+          }
+          correlate_rows(part);
+        }
+      }
+      if (job.sources > 1 && pair + 1 < pairs) continue;
+      if (job.activation != kNoActivation) {
+        T* values = direct ? reinterpret_cast<T*>(out) + begin * job.target_w : staged;
+        activate_row(values, (end - begin) * (direct ? job.target_w : job.column_phases * at.columns), job.activation);
+      }
+      if (direct) continue;
+      for (int64_t y = begin; y < end; ++y) {
+        interleave_row(staged + (y - begin) * job.column_phases * at.columns, at.columns, job.column_phases,
+                       job.target_w, scratch + at.line_offset, out + y * job.target_w);
+      }
+    }
+  }
+}
+
+// sums[ky][kx] += sum over a block of R rows of grad times source, for K tap columns at once.
+template <typename T, int lanes, int R, int KH, int SY, int K>
+inline void grad_weight_block(
+    const T* grad, int64_t grad_pitch, const T* source, int64_t pitch, const int64_t* columns, int64_t count,
+    Vec<T, lanes> (&sums)[K][KH]) {
+  typedef Vec<T, lanes> V;
+  V g[R];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) g[r] = load_first<T, lanes>(grad + r * grad_pitch, count);
+#pragma GCC unroll 4
+  for (int k = 0; k < K; ++k) {
+    const T* from = source + columns[k];
+#pragma GCC unroll 32
+    for (int q = 0; q < (R - 1) * SY + KH; ++q) {
+      const V value = load_first<T, lanes>(from + q * pitch, count);
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) {
+        const int ky = q - r * SY;
+        if (ky >= 0 && ky < KH) sums[k][ky] = fma_of<T, lanes>(g[r], value, sums[k][ky]);
+      }
+    }
+  }
+}
+
+template <typename T>
+struct GradRows {
+  const T* grad;
+  int64_t grad_pitch, rows, width;
+  const T* source;
+  int64_t pitch, stride, tap_rows;
+  const int64_t* columns;
+  int64_t kh, kw;
+  T* sums;  // [kw, kh, full_lanes<T>]
+};
+
+template <typename T, int lanes, int KH, int SY, int K>
+void grad_weight_columns(const GradRows<T>& job, int64_t kx) {
+  typedef Vec<T, lanes> V;
+  V sums[K][KH] = {};
+  for (int64_t row = 0; row < job.rows;) {
+    const bool block = job.rows - row >= kBlockRows;
+    const T* grad = job.grad + row * job.grad_pitch;
+    const T* source = job.source + row * SY * job.pitch;
+    for (int64_t x = 0; x < job.width; x += lanes) {
+      const int64_t count = job.width - x;
+      if (block) {
+        grad_weight_block<T, lanes, kBlockRows, KH, SY, K>(
+            grad + x, job.grad_pitch, source + x, job.pitch, job.columns + kx, count, sums);
+      } else {
+        grad_weight_block<T, lanes, 1, KH, SY, K>(
+            grad + x, job.grad_pitch, source + x, job.pitch, job.columns + kx, count, sums);
+      }
+    }
+    row += block ? kBlockRows : 1;
+  }
+  for (int k = 0; k < K; ++k) {
+    for (int ky = 0; ky < KH; ++ky) {
+      T* to = job.sums + ((kx + k) * KH + ky) * full_lanes<T>;
+      store<T, lanes>(to, load<T, lanes>(to) + sums[k][ky]);
+    }
+  }
+}
+
+template <typename T, int lanes, int KH, int SY>
+void grad_weight_rows_of(const GradRows<T>& job) {
+  constexpr int group = KH == 7 ? 2 : 3;
+  int64_t kx = 0;
+  for (; kx + group <= job.kw; kx += group) grad_weight_columns<T, lanes, KH, SY, group>(job, kx);
+  if constexpr (group == 3) {
+    for (; kx + 2 <= job.kw; kx += 2) grad_weight_columns<T, lanes, KH, SY, 2>(job, kx);
+  }
+  for (; kx < job.kw; ++kx) grad_weight_columns<T, lanes, KH, SY, 1>(job, kx);
+}
+
+// Any kernel, stride and dilation: one tap at a time, four rows apart.
+template <typename T, int lanes>
+void grad_weight_rows_any(const GradRows<T>& job) {
+  typedef Vec<T, lanes> V;
+  for (int64_t kx = 0; kx < job.kw; ++kx) {
+    for (int64_t ky = 0; ky < job.kh; ++ky) {
+      V sums[4] = {};
+      const T* source = job.source + job.columns[kx] + ky * job.tap_rows * job.pitch;
+      for (int64_t x = 0; x < job.width; x += lanes) {
+        const int64_t count = job.width - x;
+        for (int64_t row = 0; row < job.rows; ++row) {
+          const V g = load_first<T, lanes>(job.grad + row * job.grad_pitch + x, count);
+          const V value = load_first<T, lanes>(source + row * job.stride * job.pitch + x, count);
+          sums[row & 3] = fma_of<T, lanes>(g, value, sums[row & 3]);
+        }
+      }
+      T* to = job.sums + (kx * job.kh + ky) * full_lanes<T>;
+      store<T, lanes>(to, load<T, lanes>(to) + ((sums[0] + sums[1]) + (sums[2] + sums[3])));
+    }
+  }
+}
+
+template <typename T, int lanes>
+void grad_weight_rows(const GradRows<T>& job) {
+  if constexpr (sizeof(T) == 4) {
+    if (job.tap_rows == 1 && job.stride == 1) {
+      switch (job.kh) {
+        case 3: return grad_weight_rows_of<T, lanes, 3, 1>(job);
+        case 5: return grad_weight_rows_of<T, lanes, 5, 1>(job);
+        case 7: return grad_weight_rows_of<T, lanes, 7, 1>(job);
+      }
+    } else if (job.tap_rows == 1 && job.stride == 2) {
+      switch (job.kh) {
+        case 3: return grad_weight_rows_of<T, lanes, 3, 2>(job);
+        case 5: return grad_weight_rows_of<T, lanes, 5, 2>(job);
+        case 7: return grad_weight_rows_of<T, lanes, 7, 2>(job);
+      }
+    }
+  }
+  grad_weight_rows_any<T, lanes>(job);
+}
+
+// Input channels [first, last): grad_weight [groups * targets, kh, kw] and, if not null, grad_bias [groups * targets].
+// Images are added in order. After the strip, `scratch` holds the rows of the gradient, then kh * kw + 1 vectors.
+template <typename T, typename S>
+void grad_weight_nchw(
+    const WeightGradient& job, const StripLayout& at, const S* grad, const S* source, int64_t first, int64_t last,
+    T* scratch, int64_t* offsets, T* grad_weight, T* grad_bias) {
+  constexpr int lanes = full_lanes<T>;
+  const int64_t taps = job.kh * job.kw, stride_w = job.columns.stride;
+  T* staged = scratch + at.target_offset;
+  T* sums = staged + at.strip_rows * at.columns;
+  for (int64_t i = 0; i < at.size; ++i) scratch[i] = T(0);
+  for (int64_t k = 0; k < job.kw; ++k) {
+    const int64_t x = job.columns.base + at.left + k * job.columns.tap_step;
+    offsets[k] = x % stride_w * at.phase_pitch + x / stride_w;
+  }
+  for (int64_t group = first; group < last; ++group) {
+    for (int64_t k = 0; k < job.targets; ++k) {
+      const int64_t channel = group * job.targets + k;
+      for (int64_t i = 0; i < (taps + 1) * lanes; ++i) sums[i] = T(0);
+      for (int64_t image = 0; image < job.n; ++image) {
+        const S* plane = source + (image * job.groups + group) * job.source_h * job.source_w;
+        const S* grad_plane = grad + (image * job.groups * job.targets + channel) * job.grad_h * job.grad_w;
+        for (int64_t begin = 0; begin < job.grad_h; begin += at.strip_rows) {
+          const int64_t rows = smaller(at.strip_rows, job.grad_h - begin);
+          GradRows<T> part{};
+          part.rows = rows, part.width = job.grad_w;
+          if constexpr (std::is_same_v<S, T>) {
+            part.grad = grad_plane + begin * job.grad_w, part.grad_pitch = job.grad_w;
+          } else {
+            for (int64_t r = 0; r < rows; ++r) {
+              convert_row<T, false>(staged + r * at.columns, grad_plane + (begin + r) * job.grad_w, job.grad_w);
+            }
+            part.grad = staged, part.grad_pitch = at.columns;
+          }
+          if (grad_bias != nullptr) {
+            Vec<T, lanes> sum{};
+            for (int64_t r = 0; r < rows; ++r) {
+              for (int64_t x = 0; x < job.grad_w; x += lanes) {
+                sum += load_first<T, lanes>(part.grad + r * part.grad_pitch + x, job.grad_w - x);
+              }
+            }
+            store<T, lanes>(sums + taps * lanes, load<T, lanes>(sums + taps * lanes) + sum);
+          }
+          if (grad_weight == nullptr) continue;
+          const int64_t source_rows = (rows - 1) * job.rows.stride + (job.kh - 1) * job.rows.tap_step + 1;
+          pack_rows(plane, job.source_h, job.source_w, begin * job.rows.stride + job.rows.base, source_rows, stride_w,
+                    at, scratch);
+          part.source = scratch, part.pitch = at.pitch, part.stride = job.rows.stride;
+          part.tap_rows = job.rows.tap_step, part.columns = offsets, part.kh = job.kh, part.kw = job.kw;
+          part.sums = sums;
+          if (job.grad_w > lanes / 2) grad_weight_rows<T, lanes>(part);
+          else grad_weight_rows<T, lanes / 2>(part);
+        }
+      }
+      if (grad_weight != nullptr) {
+        for (int64_t kx = 0; kx < job.kw; ++kx) {
+          for (int64_t ky = 0; ky < job.kh; ++ky) {
+            const auto sum = load<T, lanes>(sums + (kx * job.kh + ky) * lanes);
+            grad_weight[channel * taps + ky * job.kw + kx] = sum_lanes<T, lanes>(sum);
+          }
+        }
+      }
+      if (grad_bias != nullptr) grad_bias[channel] = sum_lanes<T, lanes>(load<T, lanes>(sums + taps * lanes));
+    }
+  }
+}
+
+#include "cpu/depthwise_conv2d_nhwc-inl.h"

@@ -1,0 +1,263 @@
+// Loop bodies of depthwise_conv2d for channels_last, included by cpu/depthwise_conv2d-inl.h.
+//
+// Vectors run along the channels, blocks of up to 7 positions of a row are accumulated in registers, and a source
+// vector is loaded once for all the positions that it reaches. Channels that fill no whole vector are covered by a last
+// vector that overlaps the one before it, or by half a vector, or one by one if there are less than half a vector.
+// Tensors are of the compute type; the order of addition is fixed: row by row of taps, bias first.
+
+// X positions from `x`, one vector of channels. KX = 0: any taps; else KX adjacent taps, SX the stride.
+template <typename T, int lanes, int X, int KX, int SX>
+inline void correlate_nhwc_block(
+    const Correlation<T>& job, const AxisPhase& rows, const AxisPhase& columns, const T* source, int64_t row,
+    int64_t x, int64_t channel, T* target) {
+  typedef Vec<T, lanes> V;
+  const int64_t c = job.groups;
+  V sum[X];
+  const V init = job.bias ? load<T, lanes>(job.bias + channel) : V{};
+#pragma GCC unroll 16
+  for (int i = 0; i < X; ++i) sum[i] = init;
+  for (int64_t ky = 0; ky < rows.taps; ++ky) {
+    const int64_t y = row * rows.stride + rows.base + ky * rows.tap_step;
+    if (y < 0 || y >= job.source_h) continue;
+    const T* line = source + y * job.source_w * c + channel;
+    const T* weight = job.weight + channel +
+        ((rows.weight_first + ky * rows.weight_step) * job.kw + columns.weight_first) * c;
+    const int64_t weight_step = columns.weight_step * c;
+    if constexpr (KX == 0) {
+      for (int64_t kx = 0; kx < columns.taps; ++kx) {
+        const V scale = load<T, lanes>(weight + kx * weight_step);
+#pragma GCC unroll 16
+        for (int i = 0; i < X; ++i) {
+          const int64_t at = (x + i) * columns.stride + columns.base + kx * columns.tap_step;
+          if (at >= 0 && at < job.source_w) sum[i] = fma_of<T, lanes>(scale, load<T, lanes>(line + at * c), sum[i]);
+        }
+      }
+    } else {
+      V scale[KX];
+#pragma GCC unroll 16
+      for (int kx = 0; kx < KX; ++kx) scale[kx] = load<T, lanes>(weight + kx * weight_step);
+      const int64_t at = x * SX + columns.base;
+#pragma GCC unroll 32
+      for (int u = 0; u < (X - 1) * SX + KX; ++u) {
+        if (static_cast<uint64_t>(at + u) >= static_cast<uint64_t>(job.source_w)) continue;
+        const V value = load<T, lanes>(line + (at + u) * c);
+#pragma GCC unroll 16
+        for (int i = 0; i < X; ++i) {
+          const int kx = u - i * SX;
+          if (kx >= 0 && kx < KX) sum[i] = fma_of<T, lanes>(scale[kx], value, sum[i]);
+        }
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < X; ++i) store<T, lanes>(target + i * columns.step * c, sum[i]);
+}
+
+template <typename T, int lanes, int KX, int SX>
+void correlate_nhwc_row_of(
+    const Correlation<T>& job, const AxisPhase& rows, const AxisPhase& columns, const T* source, int64_t row,
+    int64_t channel, T* target) {
+  for (int64_t x = 0; x < columns.count;) {
+    const int64_t left = columns.count - x;
+    if (left >= 7 || (left > 4 && columns.count >= 7)) {
+      x = smaller(x, columns.count - 7);
+      T* to = target + (columns.first + x * columns.step) * job.groups + channel;
+      correlate_nhwc_block<T, lanes, 7, KX, SX>(job, rows, columns, source, row, x, channel, to);
+      x += 7;
+    } else if (columns.count >= 4) {
+      x = smaller(x, columns.count - 4);
+      T* to = target + (columns.first + x * columns.step) * job.groups + channel;
+      correlate_nhwc_block<T, lanes, 4, KX, SX>(job, rows, columns, source, row, x, channel, to);
+      x += 4;
+    } else {
+      T* to = target + (columns.first + x * columns.step) * job.groups + channel;
+      correlate_nhwc_block<T, lanes, 1, 0, 0>(job, rows, columns, source, row, x, channel, to);
+      x += 1;
+    }
+  }
+}
+
+template <typename T, int lanes>
+void correlate_nhwc_row(
+    const Correlation<T>& job, const AxisPhase& rows, const AxisPhase& columns, const T* source, int64_t row,
+    int64_t channel, T* target) {
+  if constexpr (sizeof(T) == 4 && lanes > 1) {
+    if (columns.tap_step == 1 && columns.stride == 1) {
+      switch (columns.taps) {
+        case 1: return correlate_nhwc_row_of<T, lanes, 1, 1>(job, rows, columns, source, row, channel, target);
+        case 2: return correlate_nhwc_row_of<T, lanes, 2, 1>(job, rows, columns, source, row, channel, target);
+        case 3: return correlate_nhwc_row_of<T, lanes, 3, 1>(job, rows, columns, source, row, channel, target);
+        case 4: return correlate_nhwc_row_of<T, lanes, 4, 1>(job, rows, columns, source, row, channel, target);
+        case 5: return correlate_nhwc_row_of<T, lanes, 5, 1>(job, rows, columns, source, row, channel, target);
+        case 7: return correlate_nhwc_row_of<T, lanes, 7, 1>(job, rows, columns, source, row, channel, target);
+      }
+    } else if (columns.tap_step == 1 && columns.stride == 2) {
+      switch (columns.taps) {
+        case 3: return correlate_nhwc_row_of<T, lanes, 3, 2>(job, rows, columns, source, row, channel, target);
+        case 5: return correlate_nhwc_row_of<T, lanes, 5, 2>(job, rows, columns, source, row, channel, target);
+        case 7: return correlate_nhwc_row_of<T, lanes, 7, 2>(job, rows, columns, source, row, channel, target);
+      }
+    }
+  }
+  correlate_nhwc_row_of<T, lanes, 0, 0>(job, rows, columns, source, row, channel, target);
+}
+
+// Rows [first, last) of the n * target_h rows of the target; groups are the channels, sources = targets = 1.
+template <typename T>
+void correlate_nhwc(const Correlation<T>& job, const T* source, T* target, int64_t first, int64_t last) {
+  constexpr int lanes = full_lanes<T>, half = lanes / 2;
+  const int64_t c = job.groups;
+  for (int64_t item = first; item < last; ++item) {
+    const int64_t image = item / job.target_h, y = item % job.target_h;
+    const AxisPhase& rows = job.rows[y % job.row_phases];
+    const T* plane = source + image * job.source_h * job.source_w * c;
+    T* out = target + item * job.target_w * c;
+    const int64_t row = (y - rows.first) / rows.step;
+    for (int64_t q = 0; q < job.column_phases; ++q) {
+      const AxisPhase& columns = job.columns[q];
+      if (c < half) {
+        for (int64_t channel = 0; channel < c; ++channel) {
+          correlate_nhwc_row<T, 1>(job, rows, columns, plane, row, channel, out);
+        }
+        continue;
+      }
+      for (int64_t channel = 0; channel < c;) {
+        if (c - channel > half && c >= lanes) {
+          channel = smaller(channel, c - lanes);
+          correlate_nhwc_row<T, lanes>(job, rows, columns, plane, row, channel, out);
+          channel += lanes;
+        } else {
+          channel = smaller(channel, c - half);
+          correlate_nhwc_row<T, half>(job, rows, columns, plane, row, channel, out);
+          channel += half;
+        }
+      }
+    }
+    if (job.activation != kNoActivation) activate_row(out, job.target_w * c, job.activation);
+  }
+}
+
+// sums[ky * kw + kx] += grad times source over one row of the gradient, one vector of channels, X positions at a time.
+template <typename T, int lanes, int X, int KX, int SX>
+inline void grad_weight_nhwc_block(
+    const WeightGradient& job, const T* grad, const T* line, int64_t x, Vec<T, lanes> (&sums)[KX]) {
+  typedef Vec<T, lanes> V;
+  const int64_t c = job.groups;
+  V g[X];
+#pragma GCC unroll 16
+  for (int i = 0; i < X; ++i) g[i] = load<T, lanes>(grad + (x + i) * c);
+  const int64_t at = x * SX + job.columns.base;
+#pragma GCC unroll 32
+  for (int u = 0; u < (X - 1) * SX + KX; ++u) {
+    if (static_cast<uint64_t>(at + u) >= static_cast<uint64_t>(job.source_w)) continue;
+    const V value = load<T, lanes>(line + (at + u) * c);
+#pragma GCC unroll 16
+    for (int i = 0; i < X; ++i) {
+      const int kx = u - i * SX;
+      if (kx >= 0 && kx < KX) sums[kx] = fma_of<T, lanes>(g[i], value, sums[kx]);
+    }
+  }
+}
+
+template <typename T, int lanes, int KX, int SX>
+void grad_weight_nhwc_row_of(const WeightGradient& job, const T* grad, const T* plane, int64_t y, T* sums) {
+  typedef Vec<T, lanes> V;
+  for (int64_t ky = 0; ky < job.kh; ++ky) {
+    const int64_t at = y * job.rows.stride + job.rows.base + ky * job.rows.tap_step;
+    if (at < 0 || at >= job.source_h) continue;
+    const T* line = plane + at * job.source_w * job.groups;
+    T* row_sums = sums + ky * job.kw * lanes;
+    V sum[KX] = {};
+    int64_t x = 0;
+    for (; x + 7 <= job.grad_w; x += 7) grad_weight_nhwc_block<T, lanes, 7, KX, SX>(job, grad, line, x, sum);
+    for (; x < job.grad_w; ++x) grad_weight_nhwc_block<T, lanes, 1, KX, SX>(job, grad, line, x, sum);
+    for (int k = 0; k < KX; ++k) {
+      store<T, lanes>(row_sums + k * lanes, load<T, lanes>(row_sums + k * lanes) + sum[k]);
+    }
+  }
+}
+
+template <typename T, int lanes>
+void grad_weight_nhwc_row_any(const WeightGradient& job, const T* grad, const T* plane, int64_t y, T* sums) {
+  typedef Vec<T, lanes> V;
+  const int64_t c = job.groups;
+  for (int64_t ky = 0; ky < job.kh; ++ky) {
+    const int64_t at = y * job.rows.stride + job.rows.base + ky * job.rows.tap_step;
+    if (at < 0 || at >= job.source_h) continue;
+    const T* line = plane + at * job.source_w * c;
+    for (int64_t kx = 0; kx < job.kw; ++kx) {
+      V sum[2] = {};
+      for (int64_t x = 0; x < job.grad_w; ++x) {
+        const int64_t from = x * job.columns.stride + job.columns.base + kx * job.columns.tap_step;
+        if (from < 0 || from >= job.source_w) continue;
+        sum[x & 1] = fma_of<T, lanes>(load<T, lanes>(grad + x * c), load<T, lanes>(line + from * c), sum[x & 1]);
+      }
+      T* to = sums + (ky * job.kw + kx) * lanes;
+      store<T, lanes>(to, load<T, lanes>(to) + (sum[0] + sum[1]));
+    }
+  }
+}
+
+template <typename T, int lanes>
+void grad_weight_nhwc_row(const WeightGradient& job, const T* grad, const T* plane, int64_t y, T* sums) {
+  if constexpr (sizeof(T) == 4 && lanes > 1) {
+    if (job.columns.tap_step == 1 && job.columns.stride == 1) {
+      switch (job.kw) {
+        case 3: return grad_weight_nhwc_row_of<T, lanes, 3, 1>(job, grad, plane, y, sums);
+        case 5: return grad_weight_nhwc_row_of<T, lanes, 5, 1>(job, grad, plane, y, sums);
+        case 7: return grad_weight_nhwc_row_of<T, lanes, 7, 1>(job, grad, plane, y, sums);
+      }
+    } else if (job.columns.tap_step == 1 && job.columns.stride == 2) {
+      switch (job.kw) {
+        case 3: return grad_weight_nhwc_row_of<T, lanes, 3, 2>(job, grad, plane, y, sums);
+        case 5: return grad_weight_nhwc_row_of<T, lanes, 5, 2>(job, grad, plane, y, sums);
+        case 7: return grad_weight_nhwc_row_of<T, lanes, 7, 2>(job, grad, plane, y, sums);
+      }
+    }
+  }
+  grad_weight_nhwc_row_any<T, lanes>(job, grad, plane, y, sums);
+}
+
+// One vector of channels over images [begin, end): partial [kh * kw + 1, c], the gradient of the bias last.
+template <typename T, int lanes>
+void grad_weight_nhwc_vector(
+    const WeightGradient& job, const T* grad, const T* source, int64_t begin, int64_t end, int64_t channel, T* sums,
+    T* partial) {
+  typedef Vec<T, lanes> V;
+  const int64_t c = job.groups, taps = job.kh * job.kw;
+  for (int64_t i = 0; i < (taps + 1) * lanes; ++i) sums[i] = T(0);
+  for (int64_t image = begin; image < end; ++image) {
+    const T* plane = source + image * job.source_h * job.source_w * c + channel;
+    for (int64_t y = 0; y < job.grad_h; ++y) {
+      const T* row = grad + (image * job.grad_h + y) * job.grad_w * c + channel;
+      V sum{};
+      for (int64_t x = 0; x < job.grad_w; ++x) sum += load<T, lanes>(row + x * c);
+      store<T, lanes>(sums + taps * lanes, load<T, lanes>(sums + taps * lanes) + sum);
+      grad_weight_nhwc_row<T, lanes>(job, row, plane, y, sums);
+    }
+  }
+  for (int64_t i = 0; i <= taps; ++i) store<T, lanes>(partial + i * c + channel, load<T, lanes>(sums + i * lanes));
+}
+
+// Channels [channel, stop), whole vectors or the end of all channels.
+template <typename T>
+void grad_weight_nhwc(
+    const WeightGradient& job, const T* grad, const T* source, int64_t begin, int64_t end, int64_t channel,
+    int64_t stop, T* sums, T* partial) {
+  constexpr int lanes = full_lanes<T>, half = lanes / 2;
+  const int64_t c = job.groups;
+  while (channel < stop) {
+    if (c < half) {
+      grad_weight_nhwc_vector<T, 1>(job, grad, source, begin, end, channel, sums, partial);
+      ++channel;
+    } else if (stop - channel > half && c >= lanes) {
+      channel = smaller(channel, c - lanes);
+      grad_weight_nhwc_vector<T, lanes>(job, grad, source, begin, end, channel, sums, partial);
+      channel += lanes;
+    } else {
+      channel = smaller(channel, c - half);
+      grad_weight_nhwc_vector<T, half>(job, grad, source, begin, end, channel, sums, partial);
+      channel += half;
+    }
+  }
+}

@@ -1,0 +1,203 @@
+// Register vectors for kernel bodies, compiled once per instruction set (cpu/foreach_isa.h): loads and stores, whole or
+// of the first few lanes, conversion from and to the half types, an explicit fused multiply-add where the instruction
+// set has one, exp. Arithmetic is the compiler's vector extension. A body includes this first, and its .cpp has
+// included cpu/vec.h.
+
+template <typename T, int lanes>
+struct VecOf {
+  typedef T type __attribute__((vector_size(lanes * sizeof(T))));
+  typedef T loose __attribute__((vector_size(lanes * sizeof(T)), aligned(alignof(T)), may_alias));
+};
+template <typename T, int lanes>
+using Vec = typename VecOf<T, lanes>::type;
+
+// Lanes of a full register.
+template <typename T>
+inline constexpr int full_lanes = CVOPS_VECTOR_BYTES / static_cast<int>(sizeof(T));
+
+template <typename T, int lanes>
+inline Vec<T, lanes> splat(T value) {
+  return value - Vec<T, lanes>{};
+}
+
+// a * b + c, in one rounding wherever CVOPS_HAS_FMA.
+template <typename T, int lanes>
+inline Vec<T, lanes> fma_of(Vec<T, lanes> a, Vec<T, lanes> b, Vec<T, lanes> c) {
+#if CVOPS_VECTOR_BYTES == 64
+  if constexpr (sizeof(a) == 64) {
+    if constexpr (sizeof(T) == 4) return (Vec<T, lanes>)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+    else return (Vec<T, lanes>)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
+  }
+#endif
+#if defined(CVOPS_HAS_FMA)
+  if constexpr (sizeof(a) == 32) {
+    if constexpr (sizeof(T) == 4) return (Vec<T, lanes>)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+    else return (Vec<T, lanes>)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+  } else if constexpr (sizeof(a) == 16) {
+    if constexpr (sizeof(T) == 4) return (Vec<T, lanes>)_mm_fmadd_ps((__m128)a, (__m128)b, (__m128)c);
+    else return (Vec<T, lanes>)_mm_fmadd_pd((__m128d)a, (__m128d)b, (__m128d)c);
+  }
+#endif
+  return a * b + c;
+}
+
+template <typename T, int lanes>
+inline Vec<T, lanes> load(const T* p) {
+  return *reinterpret_cast<const typename VecOf<T, lanes>::loose*>(p);
+}
+
+template <typename T, int lanes>
+inline void store(T* p, Vec<T, lanes> v) {
+  *reinterpret_cast<typename VecOf<T, lanes>::loose*>(p) = v;
+}
+
+#if CVOPS_VECTOR_BYTES == 32
+// 8 ones, then 8 zeros: the mask of the first n lanes starts at 8 - n.
+alignas(64) constexpr int32_t kLaneMask[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
+inline __m256i lane_mask32(int64_t n) { return _mm256_loadu_si256((const __m256i*)(kLaneMask + 8 - n)); }
+#endif
+
+// The first n lanes from memory, 0 < n <= lanes, and zeros. Reads nothing past them.
+template <typename T, int lanes>
+inline Vec<T, lanes> load_first(const T* p, int64_t n) {
+  typedef Vec<T, lanes> V;
+  if (n >= lanes) return load<T, lanes>(p);
+#if CVOPS_VECTOR_BYTES == 64
+  const unsigned mask = (1u << n) - 1;
+  if constexpr (sizeof(T) == 4 && lanes == 16) return (V)_mm512_maskz_loadu_ps(static_cast<__mmask16>(mask), p);
+  else if constexpr (sizeof(T) == 4 && lanes == 8) return (V)_mm256_maskz_loadu_ps(static_cast<__mmask8>(mask), p);
+  else if constexpr (sizeof(T) == 8 && lanes == 8) return (V)_mm512_maskz_loadu_pd(static_cast<__mmask8>(mask), p);
+#elif CVOPS_VECTOR_BYTES == 32
+  if constexpr (sizeof(T) == 4 && lanes == 8) return (V)_mm256_maskload_ps(p, lane_mask32(n));
+#endif
+  V v{};
+  for (int i = 0; i < lanes; ++i) {
+    if (i < n) v[i] = p[i];
+  }
+  return v;
+}
+
+template <typename T, int lanes>
+inline void store_first(T* p, Vec<T, lanes> v, int64_t n) {
+  if (n >= lanes) return store<T, lanes>(p, v);
+#if CVOPS_VECTOR_BYTES == 64
+  const unsigned mask = (1u << n) - 1;
+  if constexpr (sizeof(T) == 4 && lanes == 16) return _mm512_mask_storeu_ps(p, static_cast<__mmask16>(mask), (__m512)v);
+  else if constexpr (sizeof(T) == 4 && lanes == 8)
+    return _mm256_mask_storeu_ps(p, static_cast<__mmask8>(mask), (__m256)v);
+  else if constexpr (sizeof(T) == 8 && lanes == 8)
+    return _mm512_mask_storeu_pd(p, static_cast<__mmask8>(mask), (__m512d)v);
+#elif CVOPS_VECTOR_BYTES == 32
+  if constexpr (sizeof(T) == 4 && lanes == 8) return _mm256_maskstore_ps(p, lane_mask32(n), (__m256)v);
+#endif
+  for (int i = 0; i < lanes; ++i) {
+    if (i < n) p[i] = v[i];
+  }
+}
+
+// The same from and to a storage type S: conversion to T = float if S is a half type, nothing otherwise.
+template <typename T, int lanes, typename S>
+inline Vec<T, lanes> load_as(const S* p) {
+  if constexpr (std::is_same_v<S, T>) {
+    return load<T, lanes>(p);
+  } else if constexpr (std::is_same_v<S, BFloat16>) {
+    const auto bits = load<uint16_t, lanes>(reinterpret_cast<const uint16_t*>(p));
+    return (Vec<float, lanes>)(__builtin_convertvector(bits, Vec<uint32_t, lanes>) << 16);
+  } else {
+#if CVOPS_VECTOR_BYTES == 64
+    if constexpr (lanes == 16) return (Vec<T, lanes>)_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256((const __m256i*)p));
+#endif
+#if CVOPS_VECTOR_BYTES >= 32
+    if constexpr (lanes == 8) return (Vec<T, lanes>)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));
+    if constexpr (lanes == 4) return (Vec<T, lanes>)_mm_cvtph_ps(_mm_loadl_epi64((const __m128i*)p));
+#endif
+    Vec<T, lanes> v{};
+    for (int i = 0; i < lanes; ++i) v[i] = half_to_float(reinterpret_cast<const uint16_t*>(p)[i]);
+    return v;
+  }
+}
+
+template <typename T, int lanes, typename S>
+inline void store_as(S* p, Vec<T, lanes> v) {
+  if constexpr (std::is_same_v<S, T>) {
+    store<T, lanes>(p, v);
+  } else if constexpr (std::is_same_v<S, BFloat16>) {
+    // To nearest, ties to even; NaN stays NaN.
+    const auto bits = (Vec<uint32_t, lanes>)v;
+    const auto rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    const auto kept = v == v ? rounded : Vec<uint32_t, lanes>{} + 0x7fc0u;
+    store<uint16_t, lanes>(reinterpret_cast<uint16_t*>(p), __builtin_convertvector(kept, Vec<uint16_t, lanes>));
+  } else {
+#if CVOPS_VECTOR_BYTES == 64
+    if constexpr (lanes == 16) return _mm256_storeu_si256((__m256i*)p, _mm512_maskz_cvtps_ph(0xffff, (__m512)v, 0));
+#endif
+#if CVOPS_VECTOR_BYTES >= 32
+    if constexpr (lanes == 8) return _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph((__m256)v, 0));
+    if constexpr (lanes == 4) return _mm_storel_epi64((__m128i*)p, _mm_cvtps_ph((__m128)v, 0));
+#endif
+    for (int i = 0; i < lanes; ++i) reinterpret_cast<uint16_t*>(p)[i] = float_to_half(v[i]);
+  }
+}
+
+// to[0, n) = from[0, n), converted. `spill` lets it write zeros up to a vector past the end, which is faster.
+template <typename T, bool spill, typename S>
+inline void convert_row(T* to, const S* from, int64_t n) {
+  constexpr int lanes = full_lanes<T>;
+  int64_t i = 0;
+  for (; i + lanes <= n; i += lanes) store<T, lanes>(to + i, load_as<T, lanes>(from + i));
+  if (i == n) return;
+  if constexpr (std::is_same_v<S, T>) {
+    const auto v = load_first<T, lanes>(from + i, n - i);
+    if constexpr (spill) store<T, lanes>(to + i, v);
+    else store_first<T, lanes>(to + i, v, n - i);
+  } else {
+    S rest[lanes] = {};
+    for (int k = 0; k < n - i; ++k) rest[k] = from[i + k];
+    const auto v = load_as<T, lanes>(static_cast<const S*>(rest));
+    if constexpr (spill) store<T, lanes>(to + i, v);
+    else store_first<T, lanes>(to + i, v, n - i);
+  }
+}
+
+// to[0, n) = from[0, n), rounded to the storage type.
+template <typename T, typename S>
+inline void round_row(S* to, const T* from, int64_t n) {
+  constexpr int lanes = full_lanes<T>;
+  int64_t i = 0;
+  for (; i + lanes <= n; i += lanes) store_as<T, lanes>(to + i, load<T, lanes>(from + i));
+  if (i == n) return;
+  S rest[lanes];
+  store_as<T, lanes>(static_cast<S*>(rest), load_first<T, lanes>(from + i, n - i));
+  for (int k = 0; k < n - i; ++k) to[i + k] = rest[k];
+}
+
+template <typename T, int lanes>
+inline T sum_lanes(Vec<T, lanes> v) {
+  T sum = v[0];
+  for (int i = 1; i < lanes; ++i) sum += v[i];
+  return sum;
+}
+
+// exp by halving: x = n ln 2 + r, |r| <= ln(2) / 2, Taylor in r; accurate to about two units in the last place.
+template <typename T, int lanes>
+inline Vec<T, lanes> exp_of(Vec<T, lanes> x) {
+  typedef Vec<T, lanes> V;
+  constexpr bool single = sizeof(T) == 4;
+  typedef std::conditional_t<single, int32_t, int64_t> I;
+  constexpr int degree = single ? 7 : 13, mantissa = single ? 23 : 52, bias = single ? 127 : 1023;
+  constexpr T low = single ? T(-87.3) : T(-708.3), high = single ? T(88.3) : T(709.3);
+  constexpr T ln2_high = single ? T(0.693359375) : T(6.93145751953125e-1);
+  constexpr T ln2_low = single ? T(-2.12194440e-4) : T(1.42860682030941723212e-6);
+  constexpr T magic = single ? T(12582912.0) : T(6755399441055744.0);  // 1.5 * 2^mantissa: adding it rounds
+  const V bounded = x < low ? splat<T, lanes>(low) : x > high ? splat<T, lanes>(high) : x;
+  const V shifted = fma_of<T, lanes>(bounded, splat<T, lanes>(T(1.44269504088896340736)), splat<T, lanes>(magic));
+  const V n = shifted - magic;
+  const V r = fma_of<T, lanes>(n, splat<T, lanes>(-ln2_low), fma_of<T, lanes>(n, splat<T, lanes>(-ln2_high), bounded));
+  T inverse[degree + 1] = {1};
+  for (int k = 1; k <= degree; ++k) inverse[k] = inverse[k - 1] / T(k);
+  V sum = splat<T, lanes>(inverse[degree]);
+  for (int k = degree - 1; k >= 0; --k) sum = fma_of<T, lanes>(sum, r, splat<T, lanes>(inverse[k]));
+  typedef Vec<I, lanes> VI;
+  const VI exponent = __builtin_convertvector(n, VI) + bias;
+  return sum * (V)(exponent << mantissa);
+}

@@ -1,0 +1,68 @@
+// Boxes on the device: loading one from a tensor of any dtype, the per-box terms of a metric, and the choice of
+// a metric at launch. Geometry is in
+// ops/box_geometry.h.
+#pragma once
+
+#include "cuda/device.cuh"
+#include "ops/box_geometry.h"
+
+namespace cvops::cuda {
+
+// Box i of an array [n, 4], in the compute type.
+template <typename T, typename In>
+__device__ __forceinline__ Box<T> load_box(const In* boxes, int64_t i) {
+  const Pack<In, 4> corners = load_pack<4>(boxes + 4 * i);
+  return {static_cast<T>(corners.at[0]), static_cast<T>(corners.at[1]), static_cast<T>(corners.at[2]),
+          static_cast<T>(corners.at[3])};
+}
+
+// A box of NaN: it overlaps nothing, and its x1 differs from itself.
+template <typename T>
+__device__ __forceinline__ Box<T> no_box() {
+  const T nan = static_cast<T>(__int_as_float(0x7fc00000));
+  return {nan, nan, nan, nan};
+}
+
+template <typename Out, typename T>
+__device__ __forceinline__ void store_box(Out* boxes, int64_t i, const Box<T>& box) {
+  const Pack<Out, 4> corners{
+      {static_cast<Out>(box.x1), static_cast<Out>(box.y1), static_cast<Out>(box.x2), static_cast<Out>(box.y2)}};
+  store_pack(boxes + 4 * i, corners);
+}
+
+__device__ __forceinline__ float atan2_of(float y, float x) { return atan2f(y, x); }
+__device__ __forceinline__ double atan2_of(double y, double x) { return atan2(y, x); }
+
+template <int metric, typename T>
+__device__ __forceinline__ BoxTerms<T> terms_of(const Box<T>& box) {
+  const T angle = metric == kCiou ? atan2_of(box.x2 - box.x1, box.y2 - box.y1) : T(0);
+  return {box_area(box), angle};
+}
+
+template <typename T>
+__device__ __forceinline__ Box<T> plus(const Box<T>& a, const Box<T>& b) {
+  return {a.x1 + b.x1, a.y1 + b.y1, a.x2 + b.x2, a.y2 + b.y2};
+}
+
+template <typename T>
+struct BoxAndTerms {
+  Box<T> box;
+  BoxTerms<T> terms;
+};
+
+// On the host: calls with_metric.template operator()<metric>().
+template <typename F>
+void dispatch_metric(int64_t metric, const F& with_metric) {
+  switch (metric) {
+    case kIou:
+      return with_metric.template operator()<kIou>();
+    case kGiou:
+      return with_metric.template operator()<kGiou>();
+    case kDiou:
+      return with_metric.template operator()<kDiou>();
+    default:
+      return with_metric.template operator()<kCiou>();
+  }
+}
+
+}  // namespace cvops::cuda

@@ -1,0 +1,44 @@
+"""The model zoo: importing this registers every family. A new family is its file and one line here."""
+
+from cvops.models import efficientnet as efficientnet
+from cvops.models import mobilenet_v2 as mobilenet_v2
+from cvops.models.classifier import ImageClassifier
+from cvops.models.config import ModelConfig, Paper, Preprocess
+from cvops.models.model import Backbone, FeatureInfo, Model
+from cvops.models.registry import (
+    Family,
+    ModelInfo,
+    UnknownModelError,
+    Variant,
+    create_model,
+    find_weights,
+    list_models,
+    model_info,
+    register,
+)
+from cvops.models.weights import KeyMap, PackagedWeights, WeightsError, WeightsReport, load_weights, read_checkpoint
+
+__all__ = [
+    "Backbone",
+    "Family",
+    "FeatureInfo",
+    "ImageClassifier",
+    "KeyMap",
+    "Model",
+    "ModelConfig",
+    "ModelInfo",
+    "PackagedWeights",
+    "Paper",
+    "Preprocess",
+    "UnknownModelError",
+    "Variant",
+    "WeightsError",
+    "WeightsReport",
+    "create_model",
+    "find_weights",
+    "list_models",
+    "load_weights",
+    "model_info",
+    "read_checkpoint",
+    "register",
+]

@@ -1,0 +1,87 @@
+"""Compiles the CUDA sources for the CPU through the shim, and prints the library's path.
+
+    python tests/host/build.py [--asan] [--toy]
+
+`build/host/libcvops_cuda_host.so` holds csrc/ops and csrc/cuda, with the CUDA kernels registered for CPU tensors; the
+package loads it in place of its own library when CVOPS_OPS_LIBRARY names it. `--toy` builds the shim's own test
+kernels instead, `--asan` either of them with AddressSanitizer and UndefinedBehaviourSanitizer (tests/host/run.py sets
+the environment that those need). Only what changed is compiled again.
+"""
+
+import argparse
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+HOST = ROOT / "tests" / "host"
+CXX = os.environ.get("CXX", "g++")
+TORCH_TARGET_VERSION = "0x020a000000000000"  # as in setup.py
+
+
+def torch_root() -> Path:
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        raise SystemExit(f"torch is not installed for {sys.executable}")
+    return Path(spec.origin).parent
+
+
+def ninja_file(asan: bool, toy: bool, out: Path) -> tuple[str, Path]:
+    torch = torch_root()
+    flags = ["-std=c++20", "-g", "-O1" if asan else "-O2", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off"]
+    flags += ["-Wall", "-Wextra", "-Wno-psabi", "-Wno-unknown-pragmas", f"-I{HOST}", f"-I{ROOT}/csrc"]
+    flags += [f"-isystem {torch}/include", "-DTORCH_STABLE_ONLY", f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}"]
+    # An exception of ours must reach Python, so the sanitizers' own check of virtual tables, which needs torch's
+    # run-time type information, stays off.
+    sanitize = ["-fsanitize=address,undefined", "-fno-sanitize=vptr", "-fno-sanitize-recover=undefined"] if asan else []
+    sanitize += ["-fno-omit-frame-pointer"] if asan else []
+    cuda = [f"-include {HOST}/torch_calls.h", f"-include {HOST}/cuda_on_host.h", "-DUSE_CUDA"]
+
+    host = [HOST / "cuda_on_host.cpp", HOST / "fiber.cpp"]
+    ops = [] if toy else sorted((ROOT / "csrc/ops").glob("*.cpp"))
+    kernels = [HOST / "toy.cu"] if toy else sorted((ROOT / "csrc/cuda").glob("*.cu"))
+    library = out / ("libcvops_toy.so" if toy else "libcvops_cuda_host.so")
+    lines = [
+        "ninja_required_version = 1.5",
+        f"flags = {' '.join([*flags, *sanitize])}",
+        f"cuda = {' '.join(cuda)}",
+        f"link = {' '.join(sanitize)} -Wl,-Bsymbolic -L{torch}/lib -ltorch_cpu -Wl,-rpath,{torch}/lib",
+        f"rule cpp\n  command = {CXX} -MMD -MF $out.d $flags -c $in -o $out\n  depfile = $out.d\n  deps = gcc",
+        f"rule cu\n  command = {CXX} -MMD -MF $out.d $flags $cuda -x c++ -c $in -o $out\n"
+        "  depfile = $out.d\n  deps = gcc",
+        f"rule link\n  command = {CXX} -shared $in -o $out $link",
+    ]
+    objects = []
+    for source in [*host, *ops, *kernels]:
+        objects.append(str(out / "objects" / f"{source.parent.name}-{source.name}.o"))
+        lines.append(f"build {objects[-1]}: {source.suffix[1:]} {source}")
+    lines.append(f"build {library}: link {' '.join(objects)}\ndefault {library}")
+    return "\n".join(lines) + "\n", library
+
+
+def build(asan: bool = False, toy: bool = False) -> Path:
+    out = ROOT / "build" / ("host" + ("-toy" if toy else "") + ("-asan" if asan else ""))
+    out.mkdir(parents=True, exist_ok=True)
+    text, library = ninja_file(asan, toy, out)
+    file = out / "build.ninja"
+    if not file.is_file() or file.read_text() != text:
+        file.write_text(text)
+    ninja = shutil.which("ninja")
+    command = [ninja] if ninja else [sys.executable, "-m", "ninja"]
+    jobs = os.environ.get("MAX_JOBS") or str(len(os.sched_getaffinity(0)))
+    done = subprocess.run([*command, "-C", str(out), "-f", str(file), "-j", jobs], stdout=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        print(done.stdout, file=sys.stderr)
+        raise SystemExit(f"the host build failed ({file})")
+    return library
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--asan", action="store_true", help="with the address and undefined-behaviour sanitizers")
+    parser.add_argument("--toy", action="store_true", help="the shim's own test kernels")
+    arguments = parser.parse_args()
+    print(build(arguments.asan, arguments.toy))

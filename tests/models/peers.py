@@ -1,0 +1,109 @@
+"""The public implementations that the zoo is compared with: which of them has a model of the same name, how to build
+it quickly, and random weights that leave no layer without influence."""
+
+import math
+from collections.abc import Callable
+
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+
+import cvops
+from cvops.models import Model, load_weights
+
+# torchvision has one MobileNetV2, of any width.
+TORCHVISION_WIDTHS = {f"mobilenetv2_{width:03d}": width / 100 for width in (35, 50, 75, 100, 140)}
+
+
+def _torchvision(name: str) -> nn.Module | None:
+    if name in TORCHVISION_WIDTHS:
+        return torchvision.models.mobilenet_v2(weights=None, width_mult=TORCHVISION_WIDTHS[name])
+    known = name in torchvision.models.list_models(torchvision.models)
+    return torchvision.models.get_model(name, weights=None) if known else None
+
+
+def _timm(name: str) -> nn.Module | None:
+    return timm.create_model(name, pretrained=False) if name in timm.list_models() else None
+
+
+def _efficientnet_pytorch(name: str) -> nn.Module | None:
+    try:
+        from efficientnet_pytorch import EfficientNet
+        from efficientnet_pytorch.utils import efficientnet, efficientnet_params
+    except ImportError:
+        return None
+    size = name.removeprefix("tf_efficientnet_")
+    if size not in {f"b{i}" for i in range(9)} or not name.startswith("tf_"):
+        return None
+    width, depth, _, dropout = efficientnet_params(f"efficientnet-{size}")
+    # image_size None is its mode that pads by the size of the input, as TensorFlow does.
+    blocks, settings = efficientnet(width, depth, image_size=None, dropout_rate=dropout)
+    return EfficientNet(blocks, settings)
+
+
+PEERS: dict[str, Callable[[str], nn.Module | None]] = {
+    "torchvision": _torchvision,
+    "timm": _timm,
+    "efficientnet-pytorch": _efficientnet_pytorch,
+}
+
+
+def build_peer(publisher: str, name: str, seed: int = 0) -> nn.Module | None:
+    """The publisher's model in eval mode with random weights, or None if it has none of that name."""
+    with torch.device("meta"):
+        peer = PEERS[publisher](name)
+    return None if peer is None else randomise(peer.to_empty(device="cpu"), seed).eval()
+
+
+def build_ours(publisher: str, name: str, state: dict[str, Tensor]) -> Model:
+    """Our model of that name in eval mode, with the publisher's settings and weights."""
+    with torch.device("meta"):
+        model = cvops.create_model(name, **cvops.model_info(name).checkpoints[publisher])
+    model = model.to_empty(device="cpu").eval()
+    report = load_weights(model, state)
+    assert report.complete
+    assert report.publisher == publisher
+    return model
+
+
+def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Fills every parameter and running statistic at random, so that a forgotten layer, or one mapped wrongly, shows.
+
+    The running statistics are drawn around those of a batch of noise, layer by layer, with one variance for all
+    channels of a layer: drawn blindly, the input's influence dies out in a deep network and any two networks agree;
+    taken from the batch as they are, channels that hardly vary would blow up rounding errors."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        state = model.state_dict()
+        for key, value in state.items():
+            if value.dim() >= 2:
+                # Gates, the only convolutions with biases, multiply: at full strength deep networks turn chaotic.
+                gate = value.dim() == 4 and key.removesuffix("weight") + "bias" in state
+                deviation = (0.3 if gate else 1) * math.sqrt(2 / math.prod(value.shape[1:]))
+                value.normal_(0, deviation, generator=generator)
+            elif key.endswith("num_batches_tracked"):
+                value.zero_()
+            elif key.endswith("weight"):
+                value.uniform_(0.6, 1.4, generator=generator)
+            else:
+                value.normal_(0, 0.1, generator=generator)
+
+        def set_statistics(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            mean, variance = inputs[0].mean((0, 2, 3)), inputs[0].var((0, 2, 3)).mean()
+            noise = torch.randn(mean.shape, generator=generator)
+            norm.get_buffer("running_mean").copy_(mean + 0.1 * variance.sqrt() * noise)
+            norm.get_buffer("running_var").uniform_(1.0, 2.0, generator=generator).mul_(variance)
+
+        norms = [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
+        hooks = [norm.register_forward_pre_hook(set_statistics) for norm in norms]
+        model.eval()(images(8, 64, 64))
+        for hook in hooks:
+            hook.remove()
+    return model
+
+
+def images(count: int, height: int, width: int) -> Tensor:
+    """Noise of a different brightness in each image, [count, 3, height, width]."""
+    noise = torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(0))
+    return noise + torch.linspace(-0.5, 0.5, count).view(-1, 1, 1, 1)

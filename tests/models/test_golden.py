@@ -1,0 +1,36 @@
+"""Every model against the stored float64 outputs of a public implementation, through our own weights loader."""
+
+import gc
+
+import golden
+import pytest
+import torch
+
+import cvops
+from cvops.models import load_weights
+
+CASES = {
+    "MobileNetV2_1.0": "mobilenetv2_100",
+    **{f"EfficientNet-B{i}": f"tf_efficientnet_b{i}" for i in range(8)},
+    **{f"EfficientNet-B{i}_torchvision": f"efficientnet_b{i}" for i in range(8)},
+    **{f"EfficientNet-Lite{i}": f"tf_efficientnet_lite{i}" for i in range(3)},
+}
+
+
+def test_every_stored_case_is_used() -> None:
+    assert {path.name.removesuffix(".json.gz") for path in golden.FOLDER.iterdir()} == set(CASES)
+
+
+@pytest.mark.parametrize("case_name", CASES)
+def test_output_equals_the_stored_one(case_name: str) -> None:
+    case = golden.load_case(case_name)
+    with torch.device("meta"):
+        model = cvops.create_model(CASES[case_name])
+    model = model.to_empty(device="cpu").double().eval()
+    report = load_weights(model, golden.synth_state(case["manifest"], case["seed"], case["gain"]))
+    assert report.complete
+    with torch.inference_mode():
+        logits = model(golden.synth_input(case["seed"], case["input_shape"]))
+    golden.check(case["outputs"]["logits"], logits, case["seed"])
+    del model
+    gc.collect()

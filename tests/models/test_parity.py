@@ -1,0 +1,38 @@
+"""Every registered model against the models of the same name in torchvision, timm and efficientnet-pytorch, with their
+random weights read by our loader. Parametrised over the registry: a new model is tested without writing a test."""
+
+import gc
+
+import pytest
+import torch
+from peers import PEERS, build_ours, build_peer, images
+
+import cvops
+
+SIZES = [(64, 64), (65, 49)]
+TOLERANCE = 1e-4  # of the largest output, float32
+
+
+PAIRS = [
+    (name, publisher)
+    for name in cvops.list_models(task="classification")
+    for publisher in cvops.model_info(name).checkpoints
+    if publisher in PEERS
+]
+
+
+@pytest.mark.parametrize(("name", "publisher"), PAIRS)
+def test_outputs_equal_the_peers(name: str, publisher: str) -> None:
+    peer = build_peer(publisher, name)
+    if peer is None:
+        assert publisher == "efficientnet-pytorch"  # not installed, or without the Lite models of its fork
+        pytest.skip(f"{publisher} has no {name}")
+    model = build_ours(publisher, name, peer.state_dict())
+    for height, width in SIZES:
+        batch = images(2, height, width)
+        with torch.inference_mode():
+            want, got = peer(batch), model(batch)
+        assert (want[0] - want[1]).abs().max() > 0.01 * want.abs().max(), "the weights hide the input"
+        assert (want - got).abs().max() < TOLERANCE * want.abs().max()
+    del peer, model
+    gc.collect()
