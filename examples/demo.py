@@ -101,8 +101,8 @@ def draw_sheet(results: dict[str, dict[str, list[Guess]]], pictures: dict[str, "
             ha="right",
             va="center",
         )
-    for cell, (file, picture) in zip(grid, pictures.items(), strict=False):
-        inner = cell.subgridspec(2, 1, height_ratios=(3.1, 2.0), hspace=0.04)
+    for i, (file, picture) in enumerate(pictures.items()):
+        inner = grid[divmod(i, columns)].subgridspec(2, 1, height_ratios=(3.1, 2.0), hspace=0.04)
         image_axes: Any = figure.add_subplot(inner[0])
         image_axes.imshow(ImageOps.fit(picture, (960, 600)), aspect="auto")
         image_axes.set_axis_off()

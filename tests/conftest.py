@@ -36,3 +36,9 @@ def _seed():
 @pytest.fixture
 def on_cuda_host():
     return ON_CUDA_HOST
+
+
+@pytest.fixture
+def torchvision():
+    """The peer; absent from the second environment, which checks binary compatibility with another torch."""
+    return pytest.importorskip("torchvision")

@@ -21,8 +21,7 @@ void box_iou_rows_of(
 }
 
 template <typename T>
-void box_iou_rows(
-    int64_t metric, const BoxPlanes<T>& a, int64_t first, int64_t last, const BoxPlanes<T>& b, int64_t m,
+void box_iou_rows(int64_t metric, const BoxPlanes<T>& a, int64_t first, int64_t last, const BoxPlanes<T>& b, int64_t m,
     MetricEps<T> eps, T* out) {
   if (metric == kIou) return box_iou_rows_of<kIou>(a, first, last, b, m, eps, out);
   if (metric == kGiou) return box_iou_rows_of<kGiou>(a, first, last, b, m, eps, out);
@@ -33,9 +32,8 @@ void box_iou_rows(
 // grad_a[i] = sum over j of grad[i, j] d metric(a[i], b[j]) / d a[i], for rows [first, last). Lane l adds the columns
 // j = l (mod 16) and the lanes are added in order, so the sum does not depend on the instruction set or the threads.
 template <int metric, typename T>
-void box_iou_backward_rows_of(
-    const BoxPlanes<T>& a, int64_t first, int64_t last, const BoxPlanes<T>& b, int64_t m, MetricEps<T> eps,
-    const T* grad, T* grad_a) {
+void box_iou_backward_rows_of(const BoxPlanes<T>& a, int64_t first, int64_t last, const BoxPlanes<T>& b, int64_t m,
+    MetricEps<T> eps, const T* grad, T* grad_a) {
   constexpr int lanes = 16;
   for (int64_t i = first; i < last; ++i) {
     const Box<T> box = a.box(i);
@@ -46,8 +44,8 @@ void box_iou_backward_rows_of(
       const int count = static_cast<int>(smaller<int64_t>(lanes, m - start));
       const BoxPlanes<T> columns = b.from(start);
       for (int l = 0; l < count; ++l) {
-        const Box<T> g = box_metric_backward<metric>(
-            box, terms, columns.box(l), columns.terms(l), eps, row[start + l]).a;
+        const Box<T> g =
+            box_metric_backward<metric>(box, terms, columns.box(l), columns.terms(l), eps, row[start + l]).a;
         x1[l] += g.x1, y1[l] += g.y1, x2[l] += g.x2, y2[l] += g.y2;
       }
     }
@@ -58,9 +56,8 @@ void box_iou_backward_rows_of(
 
 // grad_b[j] = sum over i, in order, of grad[i, j] d metric(a[i], b[j]) / d b[j], for columns [first, last).
 template <int metric, typename T>
-void box_iou_backward_columns_of(
-    const BoxPlanes<T>& a, int64_t n, const BoxPlanes<T>& b, int64_t first, int64_t last, int64_t m, MetricEps<T> eps,
-    const T* grad, T* grad_b) {
+void box_iou_backward_columns_of(const BoxPlanes<T>& a, int64_t n, const BoxPlanes<T>& b, int64_t first, int64_t last,
+    int64_t m, MetricEps<T> eps, const T* grad, T* grad_b) {
   constexpr int64_t block = 256;
   T x1[block], y1[block], x2[block], y2[block];
   for (int64_t start = first; start < last; start += block) {
@@ -84,9 +81,8 @@ void box_iou_backward_columns_of(
 }
 
 template <typename T>
-void box_iou_backward_rows(
-    int64_t metric, const BoxPlanes<T>& a, int64_t first, int64_t last, const BoxPlanes<T>& b, int64_t m,
-    MetricEps<T> eps, const T* grad, T* grad_a) {
+void box_iou_backward_rows(int64_t metric, const BoxPlanes<T>& a, int64_t first, int64_t last, const BoxPlanes<T>& b,
+    int64_t m, MetricEps<T> eps, const T* grad, T* grad_a) {
   if (metric == kIou) return box_iou_backward_rows_of<kIou>(a, first, last, b, m, eps, grad, grad_a);
   if (metric == kGiou) return box_iou_backward_rows_of<kGiou>(a, first, last, b, m, eps, grad, grad_a);
   if (metric == kDiou) return box_iou_backward_rows_of<kDiou>(a, first, last, b, m, eps, grad, grad_a);
@@ -94,9 +90,8 @@ void box_iou_backward_rows(
 }
 
 template <typename T>
-void box_iou_backward_columns(
-    int64_t metric, const BoxPlanes<T>& a, int64_t n, const BoxPlanes<T>& b, int64_t first, int64_t last, int64_t m,
-    MetricEps<T> eps, const T* grad, T* grad_b) {
+void box_iou_backward_columns(int64_t metric, const BoxPlanes<T>& a, int64_t n, const BoxPlanes<T>& b, int64_t first,
+    int64_t last, int64_t m, MetricEps<T> eps, const T* grad, T* grad_b) {
   if (metric == kIou) return box_iou_backward_columns_of<kIou>(a, n, b, first, last, m, eps, grad, grad_b);
   if (metric == kGiou) return box_iou_backward_columns_of<kGiou>(a, n, b, first, last, m, eps, grad, grad_b);
   if (metric == kDiou) return box_iou_backward_columns_of<kDiou>(a, n, b, first, last, m, eps, grad, grad_b);

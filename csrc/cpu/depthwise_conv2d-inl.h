@@ -230,11 +230,16 @@ void interleave_row(const T* from, int64_t pitch, int64_t phases, int64_t width,
   if constexpr (!std::is_same_v<S, T>) round_row<T>(to, static_cast<const T*>(line), width);
 }
 
+#include "cpu/depthwise_conv2d_direct-inl.h"
+
 // Items [first, last) of n * groups * strips. `scratch` holds at.size elements; `offsets` kw of them.
 template <typename T, typename S>
 void correlate_nchw(
     const Correlation<T>& job, const StripLayout& at, const S* source, S* target, int64_t first, int64_t last,
     T* scratch, int64_t* offsets) {
+  if constexpr (std::is_same_v<S, float>) {
+    if (correlate_direct(job, at, source, target, first, last)) return;
+  }
   const int64_t stride_w = job.columns[0].stride;
   const int64_t pairs = job.sources > job.targets ? job.sources : job.targets;
   const bool direct = std::is_same_v<S, T> && job.column_phases == 1;
@@ -438,6 +443,9 @@ void grad_weight_nchw(
     const int64_t x = job.columns.base + at.left + k * job.columns.tap_step;
     offsets[k] = x % stride_w * at.phase_pitch + x / stride_w;
   }
+  [[maybe_unused]] const DirectGradPlane direct = find_direct_grad_plane(job.rows, job.columns);
+  [[maybe_unused]] const DirectJob whole{job.source_h, job.source_w, job.grad_h, job.grad_w,
+                                         job.rows.base, job.columns.base, 0, 0};
   for (int64_t group = first; group < last; ++group) {
     for (int64_t k = 0; k < job.targets; ++k) {
       const int64_t channel = group * job.targets + k;
@@ -467,6 +475,12 @@ void grad_weight_nchw(
             store<T, lanes>(sums + taps * lanes, load<T, lanes>(sums + taps * lanes) + sum);
           }
           if (grad_weight == nullptr) continue;
+          if constexpr (std::is_same_v<S, float>) {
+            if (direct != nullptr) {
+              if (begin == 0) direct(whole, grad_plane, plane, sums);
+              continue;
+            }
+          }
           const int64_t source_rows = (rows - 1) * job.rows.stride + (job.kh - 1) * job.rows.tap_step + 1;
           pack_rows(plane, job.source_h, job.source_w, begin * job.rows.stride + job.rows.base, source_rows, stride_w,
                     at, scratch);

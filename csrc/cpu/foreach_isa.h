@@ -47,18 +47,18 @@ namespace {
 #undef CVOPS_HAS_FMA
 #pragma GCC pop_options
 
-#define CVOPS_CALL_ISA(function, ...)                  \
-  do {                                                 \
-    switch (::cvops::active_isa()) {                   \
-      case ::cvops::Isa::avx512:                       \
-        ::cvops::avx512::function(__VA_ARGS__);        \
-        break;                                         \
-      case ::cvops::Isa::avx2:                         \
-        ::cvops::avx2::function(__VA_ARGS__);          \
-        break;                                         \
-      default:                                         \
-        ::cvops::scalar::function(__VA_ARGS__);        \
-    }                                                  \
+#define CVOPS_CALL_ISA(function, ...)           \
+  do {                                          \
+    switch (::cvops::active_isa()) {            \
+      case ::cvops::Isa::avx512:                \
+        ::cvops::avx512::function(__VA_ARGS__); \
+        break;                                  \
+      case ::cvops::Isa::avx2:                  \
+        ::cvops::avx2::function(__VA_ARGS__);   \
+        break;                                  \
+      default:                                  \
+        ::cvops::scalar::function(__VA_ARGS__); \
+    }                                           \
   } while (0)
 
 #else

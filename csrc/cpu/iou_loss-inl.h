@@ -9,8 +9,7 @@ void iou_loss_rows_of(const BoxPlanes<T>& a, const BoxPlanes<T>& b, int64_t n, M
 }
 
 template <typename T>
-void iou_loss_rows(
-    int64_t metric, const BoxPlanes<T>& a, const BoxPlanes<T>& b, int64_t n, MetricEps<T> eps, T* out) {
+void iou_loss_rows(int64_t metric, const BoxPlanes<T>& a, const BoxPlanes<T>& b, int64_t n, MetricEps<T> eps, T* out) {
   if (metric == kIou) return iou_loss_rows_of<kIou>(a, b, n, eps, out);
   if (metric == kGiou) return iou_loss_rows_of<kGiou>(a, b, n, eps, out);
   if (metric == kDiou) return iou_loss_rows_of<kDiou>(a, b, n, eps, out);
@@ -19,9 +18,8 @@ void iou_loss_rows(
 
 // Gradient planes of both boxes: ga holds x1, y1, x2, y2 of the first box, each of length n; gb of the second.
 template <int metric, typename T>
-void iou_loss_backward_rows_of(
-    const BoxPlanes<T>& a, const BoxPlanes<T>& b, int64_t n, MetricEps<T> eps, const T* __restrict grad,
-    T* __restrict ga, T* __restrict gb) {
+void iou_loss_backward_rows_of(const BoxPlanes<T>& a, const BoxPlanes<T>& b, int64_t n, MetricEps<T> eps,
+    const T* __restrict grad, T* __restrict ga, T* __restrict gb) {
 #pragma GCC ivdep
   for (int64_t i = 0; i < n; ++i) {
     const auto g = box_metric_backward<metric>(a.box(i), a.terms(i), b.box(i), b.terms(i), eps, -grad[i]);
@@ -31,9 +29,8 @@ void iou_loss_backward_rows_of(
 }
 
 template <typename T>
-void iou_loss_backward_rows(
-    int64_t metric, const BoxPlanes<T>& a, const BoxPlanes<T>& b, int64_t n, MetricEps<T> eps, const T* grad, T* ga,
-    T* gb) {
+void iou_loss_backward_rows(int64_t metric, const BoxPlanes<T>& a, const BoxPlanes<T>& b, int64_t n, MetricEps<T> eps,
+    const T* grad, T* ga, T* gb) {
   if (metric == kIou) return iou_loss_backward_rows_of<kIou>(a, b, n, eps, grad, ga, gb);
   if (metric == kGiou) return iou_loss_backward_rows_of<kGiou>(a, b, n, eps, grad, ga, gb);
   if (metric == kDiou) return iou_loss_backward_rows_of<kDiou>(a, b, n, eps, grad, ga, gb);

@@ -1,8 +1,8 @@
 // Loop bodies of the NMS family, compiled once per instruction set (cpu/foreach_isa.h). The decisive comparison is
 // plain IEEE arithmetic without fused multiply-add, so every instruction set keeps the same boxes.
 
-// dead[j] |= IoU(box, planes[j]) > threshold, for j in [0, n). Most blocks have no such j, so a cheap test that can only
-// err on the safe side (no division) decides first whether the exact one is needed.
+// dead[j] |= IoU(box, planes[j]) > threshold, for j in [0, n). Most blocks have no such j, so a cheap test that can
+// only err on the safe side (no division) decides first whether the exact one is needed.
 template <typename T>
 void nms_suppress(
     const Box<T>& box, T area, const BoxPlanes<T>& planes, int64_t n, T threshold, uint8_t* __restrict dead) {

@@ -22,7 +22,7 @@
 namespace cvops {
 namespace {
 
-constexpr int64_t kGridFrom = 192;      // boxes in a group from which the grid pays
+constexpr int64_t kGridFrom = 192;  // boxes in a group from which the grid pays
 constexpr int64_t kBoxesPerCell = 4;
 constexpr double kGridThreshold = 0.1;  // below, windows are so wide that the grid cannot help
 
@@ -92,9 +92,10 @@ struct GatheredPlanes {
   }
 };
 
-// Two intervals of lengths w and v whose boxes have IoU > t overlap by more than t max(w, v), because the overlap in the
-// other direction is at most the shorter side there. So v lies in (t w, w / t), and their centres differ by less than
-// (w + v) / 2 - t max(w, v), which is largest at v = w or v = w / t. Returned per unit of w, with room for rounding.
+// Two intervals of lengths w and v whose boxes have IoU > t overlap by more than t max(w, v), because the overlap in
+// the other direction is at most the shorter side there. So v lies in (t w, w / t), and their centres differ by less
+// than (w + v) / 2 - t max(w, v), which is largest at v = w or v = w / t. Returned per unit of w, with room for
+// rounding.
 double reach(double t) {
   return (1 - t) * std::max(1.0, 0.5 / t) + 1e-5 / t;
 }
@@ -115,7 +116,8 @@ class Grid {
       cy[i] = (boxes.y1[i] + boxes.y2[i]) / 2;
       low_x = std::min(low_x, cx[i]), high_x = std::max(high_x, cx[i]);
       low_y = std::min(low_y, cy[i]), high_y = std::max(high_y, cy[i]);
-      largest = std::max({largest, std::abs(boxes.x1[i]), std::abs(boxes.x2[i]), std::abs(boxes.y1[i]), std::abs(boxes.y2[i])});
+      largest = std::max(
+          {largest, std::abs(boxes.x1[i]), std::abs(boxes.x2[i]), std::abs(boxes.y1[i]), std::abs(boxes.y2[i])});
       ++proper;
     }
     slot_.assign(n, -1);
@@ -164,7 +166,8 @@ class Grid {
     const int64_t left = column(cx - dx), right = column(cx + dx), bottom = row(cy + dy);
     for (int64_t y = row(cy - dy); y <= bottom; ++y) {
       const int64_t begin = start_[y * columns_ + left], end = start_[y * columns_ + right + 1];
-      CVOPS_CALL_ISA(nms_suppress, box, boxes.area[i], planes_.from(begin), end - begin, threshold, dead_.data() + begin);
+      CVOPS_CALL_ISA(
+          nms_suppress, box, boxes.area[i], planes_.from(begin), end - begin, threshold, dead_.data() + begin);
     }
   }
 
@@ -225,9 +228,8 @@ T round_down(double threshold) {
 
 // Indices of the kept boxes of one image by descending score, at most `limit`.
 template <typename T>
-std::vector<int32_t> nms_image(
-    const T* boxes, const T* scores, const int64_t* ids, int64_t n, double iou_threshold, double score_threshold,
-    int64_t limit) {
+std::vector<int32_t> nms_image(const T* boxes, const T* scores, const int64_t* ids, int64_t n, double iou_threshold,
+    double score_threshold, int64_t limit) {
   const Ranking r = rank_candidates(boxes, scores, ids, n, score_threshold);
   std::vector<uint8_t> kept(r.by_score.size(), 0);
   const T threshold = round_down<T>(iou_threshold);
@@ -273,8 +275,7 @@ Tensor to_index_tensor(const Tensor& like, const std::vector<int32_t>& indices) 
   return out;
 }
 
-Tensor nms_cpu(
-    const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& idxs, double iou_threshold) {
+Tensor nms_cpu(const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& idxs, double iou_threshold) {
   const int64_t n = check_nms("nms", boxes, scores, idxs, iou_threshold);
   const Inputs in(boxes, scores, idxs);
   std::vector<int32_t> kept;
@@ -286,9 +287,8 @@ Tensor nms_cpu(
   return to_index_tensor(boxes, kept);
 }
 
-std::tuple<Tensor, Tensor> nms_padded_cpu(
-    const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& idxs, double iou_threshold,
-    int64_t max_output, std::optional<double> score_threshold) {
+std::tuple<Tensor, Tensor> nms_padded_cpu(const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& idxs,
+    double iou_threshold, int64_t max_output, std::optional<double> score_threshold) {
   const PaddedSizes s = check_nms_padded(boxes, scores, idxs, iou_threshold, max_output);
   const Inputs in(boxes, scores, idxs);
   Tensor indices = torch::stable::new_empty(boxes, {s.batch, max_output}, ScalarType::Long);
@@ -300,9 +300,8 @@ std::tuple<Tensor, Tensor> nms_padded_cpu(
     torch::stable::parallel_for(0, s.batch, 1, [&](int64_t first, int64_t last) {
       for (int64_t image = first; image < last; ++image) {
         const int64_t at = image * s.n;
-        const auto kept = nms_image(
-            all_boxes + 4 * at, all_scores + at, in.ids() ? in.ids() + at : nullptr, s.n, iou_threshold,
-            score_threshold.value_or(kEveryScore), max_output);
+        const auto kept = nms_image(all_boxes + 4 * at, all_scores + at, in.ids() ? in.ids() + at : nullptr, s.n,
+            iou_threshold, score_threshold.value_or(kEveryScore), max_output);
         std::copy(kept.begin(), kept.end(), slots + image * max_output);
         std::fill(slots + image * max_output + kept.size(), slots + (image + 1) * max_output, -1);
         count[image] = kept.size();
@@ -315,9 +314,8 @@ std::tuple<Tensor, Tensor> nms_padded_cpu(
 // Soft-NMS of one group: repeatedly takes the best box and decays the rest. Fills decayed[k] in score order, and
 // leaves -inf for boxes whose score fell to the threshold before they were taken.
 template <typename T>
-void soft_greedy(
-    const BoxPlanes<T>& boxes, const T* scores, int64_t n, int64_t method, T sigma, T iou_threshold, T score_threshold,
-    T* decayed) {
+void soft_greedy(const BoxPlanes<T>& boxes, const T* scores, int64_t n, int64_t method, T sigma, T iou_threshold,
+    T score_threshold, T* decayed) {
   std::vector<T> current(scores, scores + n), iou(n);
   for (int64_t k = 0; k < n; ++k) decayed[k] = -std::numeric_limits<T>::infinity();
   std::vector<uint8_t> taken(n, 0);
@@ -338,9 +336,8 @@ void soft_greedy(
   }
 }
 
-std::tuple<Tensor, Tensor> soft_nms_cpu(
-    const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& idxs, int64_t method, double sigma,
-    double iou_threshold, double score_threshold) {
+std::tuple<Tensor, Tensor> soft_nms_cpu(const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& idxs,
+    int64_t method, double sigma, double iou_threshold, double score_threshold) {
   const int64_t n = check_nms("soft_nms", boxes, scores, idxs, iou_threshold);
   check_soft("soft_nms", method, sigma);
   const Inputs in(boxes, scores, idxs);
@@ -355,7 +352,7 @@ std::tuple<Tensor, Tensor> soft_nms_cpu(
       std::vector<T> before(count), after(count);
       for (int64_t k = 0; k < count; ++k) before[k] = s[r.positions[start + k]];
       soft_greedy(group.planes, before.data(), count, method, T(sigma), round_down<T>(iou_threshold),
-                  T(score_threshold), after.data());
+          T(score_threshold), after.data());
       for (int64_t k = 0; k < count; ++k) decayed[r.positions[start + k]] = after[k];
     });
     std::vector<decltype(descending_key(T{}))> keys(n);
@@ -399,8 +396,7 @@ Tensor matrix_nms_cpu(
       torch::stable::parallel_for(0, count, 64, [&](int64_t first, int64_t last) {
         for (int64_t k = first; k < last; ++k) {
           T least;
-          CVOPS_CALL_ISA(
-              nms_smallest_decay, method == kGaussian, p.box(k), p.area[k], p, covered.data(), k, &least);
+          CVOPS_CALL_ISA(nms_smallest_decay, method == kGaussian, p.box(k), p.area[k], p, covered.data(), k, &least);
           const int32_t at = r.positions[start + k];
           decayed[at] = s[at] * (method == kGaussian ? std::exp(T(sigma) * least) : least);
         }

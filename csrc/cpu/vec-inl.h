@@ -95,6 +95,79 @@ inline void store_first(T* p, Vec<T, lanes> v, int64_t n) {
   }
 }
 
+#if CVOPS_VECTOR_BYTES >= 32
+#define CVOPS_HAS_LANE_MASKS 1
+
+// Lanes low <= i < high of a float vector; bounds may lie outside of it.
+#if CVOPS_VECTOR_BYTES == 64
+template <int lanes>
+struct LaneMaskOf {
+  typedef std::conditional_t<lanes == 16, __mmask16, __mmask8> type;
+};
+template <int lanes>
+inline typename LaneMaskOf<lanes>::type lanes_between(int64_t low, int64_t high) {
+  const unsigned until = high <= 0 ? 0u : high >= lanes ? (1u << lanes) - 1 : (1u << high) - 1;
+  const unsigned before = low <= 0 ? 0u : low >= lanes ? (1u << lanes) - 1 : (1u << low) - 1;
+  return static_cast<typename LaneMaskOf<lanes>::type>(until & ~before);
+}
+template <int lanes>
+inline Vec<float, lanes> load_masked(const float* p, typename LaneMaskOf<lanes>::type mask) {
+  if constexpr (lanes == 16) return (Vec<float, lanes>)_mm512_maskz_loadu_ps(mask, p);
+  else return (Vec<float, lanes>)_mm256_maskz_loadu_ps(mask, p);
+}
+#else
+template <int lanes>
+struct LaneMaskOf {
+  typedef Vec<int32_t, lanes> type;
+};
+template <int lanes>
+inline Vec<int32_t, lanes> lanes_between(int64_t low, int64_t high) {
+  const int32_t from = static_cast<int32_t>(low < 0 ? 0 : low > lanes ? lanes : low);
+  const int32_t to = static_cast<int32_t>(high < 0 ? 0 : high > lanes ? lanes : high);
+  Vec<int32_t, lanes> number;
+  for (int i = 0; i < lanes; ++i) number[i] = i;
+  return (number >= from) & (number < to);
+}
+template <int lanes>
+inline Vec<float, lanes> load_masked(const float* p, Vec<int32_t, lanes> mask) {
+  if constexpr (lanes == 8) return (Vec<float, lanes>)_mm256_maskload_ps(p, (__m256i)mask);
+  else return (Vec<float, lanes>)_mm_maskload_ps(p, (__m128i)mask);
+}
+#endif
+template <int lanes>
+using LaneMask = typename LaneMaskOf<lanes>::type;
+
+// Of a and b in a row: every second lane, from the first or from the second; and the reverse, a and b alternating.
+template <int lanes>
+inline Vec<float, lanes> even_lanes(Vec<float, lanes> a, Vec<float, lanes> b) {
+  if constexpr (lanes == 16)
+    return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  else if constexpr (lanes == 8) return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14);
+  else return __builtin_shufflevector(a, b, 0, 2, 4, 6);
+}
+template <int lanes>
+inline Vec<float, lanes> odd_lanes(Vec<float, lanes> a, Vec<float, lanes> b) {
+  if constexpr (lanes == 16)
+    return __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+  else if constexpr (lanes == 8) return __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
+  else return __builtin_shufflevector(a, b, 1, 3, 5, 7);
+}
+template <int lanes>
+inline Vec<float, lanes> interleaved_low(Vec<float, lanes> a, Vec<float, lanes> b) {
+  if constexpr (lanes == 16)
+    return __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  else if constexpr (lanes == 8) return __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+  else return __builtin_shufflevector(a, b, 0, 4, 1, 5);
+}
+template <int lanes>
+inline Vec<float, lanes> interleaved_high(Vec<float, lanes> a, Vec<float, lanes> b) {
+  if constexpr (lanes == 16)
+    return __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+  else if constexpr (lanes == 8) return __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+  else return __builtin_shufflevector(a, b, 2, 6, 3, 7);
+}
+#endif
+
 // The same from and to a storage type S: conversion to T = float if S is a half type, nothing otherwise.
 template <typename T, int lanes, typename S>
 inline Vec<T, lanes> load_as(const S* p) {

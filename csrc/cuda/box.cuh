@@ -23,10 +23,12 @@ __device__ __forceinline__ Box<T> no_box() {
   return {nan, nan, nan, nan};
 }
 
+// Stores the gradient of box i; `most` is where it saturates.
 template <typename Out, typename T>
-__device__ __forceinline__ void store_box(Out* boxes, int64_t i, const Box<T>& box) {
+__device__ __forceinline__ void store_box_gradient(Out* boxes, int64_t i, const Box<T>& box, T most) {
   const Pack<Out, 4> corners{
-      {static_cast<Out>(box.x1), static_cast<Out>(box.y1), static_cast<Out>(box.x2), static_cast<Out>(box.y2)}};
+      {static_cast<Out>(saturated(box.x1, most)), static_cast<Out>(saturated(box.y1, most)),
+       static_cast<Out>(saturated(box.x2, most)), static_cast<Out>(saturated(box.y2, most))}};
   store_pack(boxes + 4 * i, corners);
 }
 

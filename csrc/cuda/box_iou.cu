@@ -69,11 +69,11 @@ std::tuple<Tensor, Tensor> box_iou_backward_cuda(
       CVOPS_LAUNCH((box_iou_backward_kernel<metric, false, scalar_t, T>),
                    blocks_for(s.batch * ((s.n + outputs1 - 1) / outputs1), 1), kIouBackwardThreads, 0, scope.stream(),
                    p1, p2, g, s.batch, s.n, s.m, PairStrides{s.m, 1}, log2_lanes1, eps,
-                   grad1.mutable_data_ptr<scalar_t>());
+                   largest_gradient<scalar_t, T>(), grad1.mutable_data_ptr<scalar_t>());
       CVOPS_LAUNCH((box_iou_backward_kernel<metric, true, scalar_t, T>),
                    blocks_for(s.batch * ((s.m + outputs2 - 1) / outputs2), 1), kIouBackwardThreads, 0, scope.stream(),
                    p2, p1, g, s.batch, s.m, s.n, PairStrides{1, s.m}, log2_lanes2, eps,
-                   grad2.mutable_data_ptr<scalar_t>());
+                   largest_gradient<scalar_t, T>(), grad2.mutable_data_ptr<scalar_t>());
     });
   });
   return {grad1, grad2};

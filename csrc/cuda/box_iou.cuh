@@ -82,7 +82,7 @@ template <int metric, bool second, typename In, typename T>
 __global__ void __launch_bounds__(kIouBackwardThreads, sizeof(T) == 8 ? 2 : 4)
     box_iou_backward_kernel(const In* __restrict__ boxes, const In* __restrict__ others, const T* __restrict__ grad,
                             int64_t batch, int64_t count, int64_t other_count, PairStrides strides, int log2_lanes,
-                            MetricEps<T> eps, In* __restrict__ grads) {
+                            MetricEps<T> eps, T most, In* __restrict__ grads) {
   CVOPS_SHARED(Box<T>, partial, kIouBackwardThreads);
   const int t = static_cast<int>(threadIdx.x);
   const int lanes = 1 << log2_lanes, outputs = kIouBackwardThreads >> log2_lanes;
@@ -115,7 +115,7 @@ __global__ void __launch_bounds__(kIouBackwardThreads, sizeof(T) == 8 ? 2 : 4)
         partial[t] = sum;
       }
     }
-    if (lane == 0 && i < count) store_box(grads, image * count + i, sum);
+    if (lane == 0 && i < count) store_box_gradient(grads, image * count + i, sum, most);
   }
 }
 

@@ -56,6 +56,12 @@ __device__ __forceinline__ void store_pack(T* to, const Pack<T, N>& pack) {
   *reinterpret_cast<Pack<T, N>*>(to) = pack;
 }
 
+// value, brought into [-most, most]; NaN stays. Gradients are stored that way (largest_gradient in cuda/launch.h).
+template <typename T>
+__device__ __forceinline__ T saturated(T value, T most) {
+  return value > most ? most : value < -most ? -most : value;
+}
+
 // Reductions over the 32 lanes of a full warp; every lane gets the result. The order of the sum is fixed.
 template <typename T>
 __device__ __forceinline__ T warp_sum(T value) {

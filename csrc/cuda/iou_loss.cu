@@ -35,8 +35,8 @@ std::tuple<Tensor, Tensor> iou_loss_backward_cuda(
       CVOPS_LAUNCH((iou_loss_backward_kernel<metric, scalar_t, T>), blocks_for(n, kIouLossThreads), kIouLossThreads, 0,
                    scope.stream(), grad.const_data_ptr<T>(), n > 1 ? grad.stride(0) : 0,
                    boxes1.const_data_ptr<scalar_t>(), boxes2.const_data_ptr<scalar_t>(), n,
-                   MetricEps<T>{T(eps_in), T(eps_in)}, grad1.mutable_data_ptr<scalar_t>(),
-                   grad2.mutable_data_ptr<scalar_t>());
+                   MetricEps<T>{T(eps_in), T(eps_in)}, largest_gradient<scalar_t, T>(),
+                   grad1.mutable_data_ptr<scalar_t>(), grad2.mutable_data_ptr<scalar_t>());
     });
   });
   return {grad1, grad2};

@@ -22,14 +22,14 @@ __global__ void __launch_bounds__(kIouLossThreads, 2)
 template <int metric, typename In, typename T>
 __global__ void __launch_bounds__(kIouLossThreads, 2)
     iou_loss_backward_kernel(const T* __restrict__ grad, int64_t grad_step, const In* __restrict__ boxes1,
-                             const In* __restrict__ boxes2, int64_t n, MetricEps<T> eps, In* __restrict__ grad1,
-                             In* __restrict__ grad2) {
+                             const In* __restrict__ boxes2, int64_t n, MetricEps<T> eps, T most,
+                             In* __restrict__ grad1, In* __restrict__ grad2) {
   for (int64_t i = grid_index(); i < n; i += grid_stride()) {
     const Box<T> a = load_box<T>(boxes1, i), b = load_box<T>(boxes2, i);
     const BoxPairGrad<T> g = box_metric_backward<metric>(
         a, terms_of<metric>(a), b, terms_of<metric>(b), eps, -grad[i * grad_step]);
-    store_box(grad1, i, g.a);
-    store_box(grad2, i, g.b);
+    store_box_gradient(grad1, i, g.a, most);
+    store_box_gradient(grad2, i, g.b, most);
   }
 }
 

@@ -11,6 +11,7 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/util/Half.h>
 
 #include <array>
 #include <cstdint>
@@ -18,6 +19,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 
 // The dispatch key that kernels register under: STABLE_TORCH_LIBRARY_IMPL(cvops, CVOPS_CUDA_KEY, m).
 #ifndef CVOPS_CUDA_KEY
@@ -63,6 +65,13 @@ inline unsigned blocks_for(int64_t items, int64_t per_block) {
   const int64_t blocks = (items + per_block - 1) / per_block;
   constexpr int64_t limit = std::numeric_limits<int32_t>::max();
   return static_cast<unsigned>(blocks < limit ? blocks : limit);
+}
+
+// The value at which a gradient of dtype In, computed in T, saturates: float16's largest finite one, since a steep but
+// finite slope must not become an infinity; none for the other dtypes.
+template <typename In, typename T>
+constexpr T largest_gradient() {
+  return std::is_same_v<In, torch::headeronly::Half> ? T(65504) : std::numeric_limits<T>::infinity();
 }
 
 // CVOPS_LAUNCH((kernel<T, 4>), grid, block, shared_bytes, stream, arguments...); an empty grid is no launch.

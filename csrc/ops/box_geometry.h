@@ -129,9 +129,9 @@ HOST_DEVICE BoxPairGrad<T> box_metric_backward(
   const T iou = o.area * inverse_union;
   T d_union = -iou * inverse_union;  // of the metric, by the area of the union
   T d_hull_width = T(0), d_hull_height = T(0);
-  T ax = T(0), ay = T(0);                            // to both x corners of a, both y corners; the opposite to b's
-  T turn_a_x = T(0), turn_a_y = T(0);                // to a.x2 and a.y2 by the aspect angle; the opposite to x1, y1
-  T turn_b_x = T(0), turn_b_y = T(0);                // and of b
+  T ax = T(0), ay = T(0);              // to both x corners of a, both y corners; the opposite to b's
+  T turn_a_x = T(0), turn_a_y = T(0);  // to a.x2 and a.y2 by the aspect angle; the opposite to x1, y1
+  T turn_b_x = T(0), turn_b_y = T(0);  // and of b
 
   const T hull_width = larger(larger(a.x2, b.x2) - smaller(a.x1, b.x1), T(0));
   const T hull_height = larger(larger(a.y2, b.y2) - smaller(a.y1, b.y1), T(0));
@@ -174,13 +174,12 @@ HOST_DEVICE BoxPairGrad<T> box_metric_backward(
   // The hull takes the smaller low and the larger high corner: an inner span with the boxes' roles exchanged.
   const SpanShares<T> hx = inner_span(hull_x, b.x1, a.x1, b.x2, a.x2);
   const SpanShares<T> hy = inner_span(hull_y, b.y1, a.y1, b.y2, a.y2);
-  return {
-      {x.low + hx.low + ax - turn_a_x - d_area * ha, y.low + hy.low + ay - turn_a_y - d_area * wa,
-       x.high + hx.high + ax + turn_a_x + d_area * ha, y.high + hy.high + ay + turn_a_y + d_area * wa},
+  return {{x.low + hx.low + ax - turn_a_x - d_area * ha, y.low + hy.low + ay - turn_a_y - d_area * wa,
+              x.high + hx.high + ax + turn_a_x + d_area * ha, y.high + hy.high + ay + turn_a_y + d_area * wa},
       {-along_x - x.low - hull_x - hx.low - ax - turn_b_x - d_area * hb,
-       -along_y - y.low - hull_y - hy.low - ay - turn_b_y - d_area * wb,
-       along_x - x.high + hull_x - hx.high - ax + turn_b_x + d_area * hb,
-       along_y - y.high + hull_y - hy.high - ay + turn_b_y + d_area * wb}};
+          -along_y - y.low - hull_y - hy.low - ay - turn_b_y - d_area * wb,
+          along_x - x.high + hull_x - hx.high - ax + turn_b_x + d_area * hb,
+          along_y - y.high + hull_y - hy.high - ay + turn_b_y + d_area * wb}};
 }
 
 }  // namespace cvops

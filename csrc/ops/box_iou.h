@@ -12,7 +12,7 @@ struct BoxIouSizes {
 
 // Throws on shapes, dtypes and devices that do not fit.
 CVOPS_API BoxIouSizes check_box_iou(const Tensor& boxes1, const Tensor& boxes2, int64_t metric, double eps);
-CVOPS_API BoxIouSizes
-check_box_iou_backward(const Tensor& grad, const Tensor& boxes1, const Tensor& boxes2, int64_t metric, double eps);
+CVOPS_API BoxIouSizes check_box_iou_backward(
+    const Tensor& grad, const Tensor& boxes1, const Tensor& boxes2, int64_t metric, double eps);
 
 }  // namespace cvops

@@ -31,8 +31,8 @@ inline ScalarType compute_type(ScalarType type) {
   return type == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
-// Conversion of a gradient to the dtype of its tensor. float16 saturates at its largest finite value: a steep but finite
-// slope must not become an infinity that poisons the step.
+// Conversion of a gradient to the dtype of its tensor. float16 saturates at its largest finite value: a steep but
+// finite slope must not become an infinity that poisons the step.
 template <typename To, typename From>
 To saturate_cast(From value) {
   if constexpr (std::is_same_v<To, torch::headeronly::Half>) {
@@ -67,31 +67,31 @@ inline bool same_shape(const Tensor& a, const Tensor& b) {
 }  // namespace cvops
 
 // CVOPS_CHECK(boxes.dim() == 2, "nms: boxes must be [N, 4], got ", shape_of(boxes));
-#define CVOPS_CHECK(condition, ...)                         \
-  do {                                                      \
-    if (!(condition)) [[unlikely]] ::cvops::fail(__VA_ARGS__); \
+#define CVOPS_CHECK(condition, ...) \
+  do {                              \
+    if (!(condition)) [[unlikely]]  \
+      ::cvops::fail(__VA_ARGS__);   \
   } while (0)
 
 // Runs the lambda with scalar_t = float, double, Half or BFloat16.
-#define CVOPS_DISPATCH_FLOATS(TYPE, NAME, ...)                                              \
-  THO_DISPATCH_SWITCH(TYPE, NAME, THO_DISPATCH_CASE(::cvops::ScalarType::Float, __VA_ARGS__) \
-      THO_DISPATCH_CASE(::cvops::ScalarType::Double, __VA_ARGS__)                           \
-          THO_DISPATCH_CASE(::cvops::ScalarType::Half, __VA_ARGS__)                         \
-              THO_DISPATCH_CASE(::cvops::ScalarType::BFloat16, __VA_ARGS__))
+#define CVOPS_DISPATCH_FLOATS(TYPE, NAME, ...)                                                                \
+  THO_DISPATCH_SWITCH(TYPE, NAME,                                                                             \
+      THO_DISPATCH_CASE(::cvops::ScalarType::Float, __VA_ARGS__) THO_DISPATCH_CASE(                           \
+          ::cvops::ScalarType::Double, __VA_ARGS__) THO_DISPATCH_CASE(::cvops::ScalarType::Half, __VA_ARGS__) \
+          THO_DISPATCH_CASE(::cvops::ScalarType::BFloat16, __VA_ARGS__))
 
 namespace cvops {
 
 inline void check_floating(const char* op, const char* argument, const Tensor& tensor) {
   const ScalarType type = tensor.scalar_type();
-  CVOPS_CHECK(
-      type == ScalarType::Float || type == ScalarType::Double || type == ScalarType::Half ||
-          type == ScalarType::BFloat16,
+  CVOPS_CHECK(type == ScalarType::Float || type == ScalarType::Double || type == ScalarType::Half ||
+                  type == ScalarType::BFloat16,
       op, ": ", argument, " must be float64, float32, float16 or bfloat16, got ", torch::headeronly::toString(type));
 }
 
 inline void check_same_kind(const char* op, const char* name_a, const Tensor& a, const char* name_b, const Tensor& b) {
   CVOPS_CHECK(a.scalar_type() == b.scalar_type(), op, ": ", name_a, " and ", name_b, " must have one dtype, got ",
-              torch::headeronly::toString(a.scalar_type()), " and ", torch::headeronly::toString(b.scalar_type()));
+      torch::headeronly::toString(a.scalar_type()), " and ", torch::headeronly::toString(b.scalar_type()));
   CVOPS_CHECK(a.device() == b.device(), op, ": ", name_a, " and ", name_b, " must be on one device");
 }
 

@@ -15,14 +15,30 @@ namespace cvops {
 // nvcc may contract a * b + c into one rounding; g++ runs with -ffp-contract=off. Where a comparison decides a result
 // (an NMS threshold, a grid size) the two must agree to the last bit, so such expressions are written with these.
 #if defined(__CUDA_ARCH__)
-HOST_DEVICE float add_rn(float a, float b) { return __fadd_rn(a, b); }
-HOST_DEVICE float sub_rn(float a, float b) { return __fsub_rn(a, b); }
-HOST_DEVICE float mul_rn(float a, float b) { return __fmul_rn(a, b); }
-HOST_DEVICE float div_rn(float a, float b) { return __fdiv_rn(a, b); }
-HOST_DEVICE double add_rn(double a, double b) { return __dadd_rn(a, b); }
-HOST_DEVICE double sub_rn(double a, double b) { return __dsub_rn(a, b); }
-HOST_DEVICE double mul_rn(double a, double b) { return __dmul_rn(a, b); }
-HOST_DEVICE double div_rn(double a, double b) { return __ddiv_rn(a, b); }
+HOST_DEVICE float add_rn(float a, float b) {
+  return __fadd_rn(a, b);
+}
+HOST_DEVICE float sub_rn(float a, float b) {
+  return __fsub_rn(a, b);
+}
+HOST_DEVICE float mul_rn(float a, float b) {
+  return __fmul_rn(a, b);
+}
+HOST_DEVICE float div_rn(float a, float b) {
+  return __fdiv_rn(a, b);
+}
+HOST_DEVICE double add_rn(double a, double b) {
+  return __dadd_rn(a, b);
+}
+HOST_DEVICE double sub_rn(double a, double b) {
+  return __dsub_rn(a, b);
+}
+HOST_DEVICE double mul_rn(double a, double b) {
+  return __dmul_rn(a, b);
+}
+HOST_DEVICE double div_rn(double a, double b) {
+  return __ddiv_rn(a, b);
+}
 #else
 template <typename T>
 HOST_DEVICE T add_rn(T a, T b) {

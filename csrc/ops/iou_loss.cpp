@@ -1,4 +1,5 @@
-// Schema and argument checks of iou_loss: 1 - metric of matched pairs. Reduction and weights are in cvops/ops/iou_loss.py.
+// Schema and argument checks of iou_loss: 1 - metric of matched pairs. Reduction and weights are in
+// cvops/ops/iou_loss.py.
 #include "ops/iou_loss.h"
 
 #include "ops/box_geometry.h"
@@ -9,8 +10,8 @@ int64_t check_iou_loss(const Tensor& boxes1, const Tensor& boxes2, int64_t metri
   CVOPS_CHECK(metric >= kIou && metric <= kCiou, "iou_loss: metric must be 0 to 3, got ", metric);
   CVOPS_CHECK(eps >= 0, "iou_loss: eps must be >= 0, got ", eps);
   CVOPS_CHECK(boxes1.dim() == 2 && boxes1.size(1) == 4, "iou_loss: boxes1 must be [N, 4], got ", shape_of(boxes1));
-  CVOPS_CHECK(same_shape(boxes1, boxes2), "iou_loss: boxes2 must have the shape of boxes1 ", shape_of(boxes1),
-              ", got ", shape_of(boxes2));
+  CVOPS_CHECK(same_shape(boxes1, boxes2), "iou_loss: boxes2 must have the shape of boxes1 ", shape_of(boxes1), ", got ",
+      shape_of(boxes2));
   check_floating("iou_loss", "boxes1", boxes1);
   check_same_kind("iou_loss", "boxes1", boxes1, "boxes2", boxes2);
   return boxes1.size(0);
@@ -22,7 +23,7 @@ int64_t check_iou_loss_backward(
   CVOPS_CHECK(grad.dim() == 1 && grad.size(0) == n, "iou_loss_backward: grad must be [", n, "], got ", shape_of(grad));
   const ScalarType type = compute_type(boxes1.scalar_type());
   CVOPS_CHECK(grad.scalar_type() == type, "iou_loss_backward: grad must be ", torch::headeronly::toString(type),
-              ", got ", torch::headeronly::toString(grad.scalar_type()));
+      ", got ", torch::headeronly::toString(grad.scalar_type()));
   return n;
 }
 

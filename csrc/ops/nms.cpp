@@ -14,15 +14,15 @@ void check_tensors(
   for (int64_t i = 0; fits && i < lead; ++i) fits = scores.size(i) == boxes.size(i);
   CVOPS_CHECK(fits, op, ": scores must have one value per box of ", shape_of(boxes), ", got ", shape_of(scores));
   CVOPS_CHECK(boxes.size(lead - 1) < std::numeric_limits<int32_t>::max(), op, ": at most 2^31 - 2 boxes, got ",
-              boxes.size(lead - 1));
+      boxes.size(lead - 1));
   check_floating(op, "boxes", boxes);
   check_floating(op, "scores", scores);
   CVOPS_CHECK(boxes.device() == scores.device(), op, ": boxes and scores must be on one device");
   if (idxs.has_value()) {
     CVOPS_CHECK(same_shape(*idxs, scores), op, ": idxs must have the shape of scores ", shape_of(scores), ", got ",
-                shape_of(*idxs));
+        shape_of(*idxs));
     CVOPS_CHECK(idxs->scalar_type() == ScalarType::Long, op, ": idxs must be int64, got ",
-                torch::headeronly::toString(idxs->scalar_type()));
+        torch::headeronly::toString(idxs->scalar_type()));
     CVOPS_CHECK(idxs->device() == boxes.device(), op, ": idxs and boxes must be on one device");
   }
 }
@@ -33,17 +33,15 @@ void check_threshold(const char* op, double iou_threshold) {
 
 }  // namespace
 
-int64_t check_nms(
-    const char* op, const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& idxs,
+int64_t check_nms(const char* op, const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& idxs,
     double iou_threshold) {
   check_tensors(op, boxes, scores, idxs, 1);
   check_threshold(op, iou_threshold);
   return boxes.size(0);
 }
 
-PaddedSizes check_nms_padded(
-    const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& idxs, double iou_threshold,
-    int64_t max_output) {
+PaddedSizes check_nms_padded(const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& idxs,
+    double iou_threshold, int64_t max_output) {
   check_tensors("nms_padded", boxes, scores, idxs, 2);
   check_threshold("nms_padded", iou_threshold);
   CVOPS_CHECK(max_output >= 0, "nms_padded: max_output must be >= 0, got ", max_output);

@@ -13,9 +13,8 @@ CVOPS_API int64_t check_nms(
 struct PaddedSizes {
   int64_t batch, n;
 };
-CVOPS_API PaddedSizes check_nms_padded(
-    const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& idxs, double iou_threshold,
-    int64_t max_output);
+CVOPS_API PaddedSizes check_nms_padded(const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& idxs,
+    double iou_threshold, int64_t max_output);
 
 enum SoftMethod : int64_t { kLinear = 0, kGaussian = 1 };
 CVOPS_API void check_soft(const char* op, int64_t method, double sigma);

@@ -15,6 +15,7 @@ from rich.table import Table
 from cvops.cli.errors import UserError
 from cvops.data import imagenet_classes, load_image, preprocess
 from cvops.models import Model, create_model, find_weights, model_info
+from cvops.nn import fuse
 
 DEFAULT_MODEL = "mobilenetv2_100"
 
@@ -39,7 +40,7 @@ def classify(
     for path in images:
         if not path.exists():
             raise FileNotFoundError(f"no such file: {path}")
-    network = load_classifier(model, weights, len(names)).to(target).eval()
+    network = fuse(load_classifier(model, weights, len(names))).to(target)
     results: list[dict[str, Any]] = []
     progress = Console(stderr=True)
     for path in track(

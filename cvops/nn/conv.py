@@ -76,13 +76,8 @@ class Conv2dSame(nn.Conv2d):
         super().__init__(in_channels, out_channels, kernel_size, stride, dilation=dilation, groups=groups, bias=bias)
 
     def forward(self, input: Tensor) -> Tensor:
-        (kernel_h, kernel_w), (stride_h, stride_w), (dilation_h, dilation_w) = (
-            self.kernel_size,
-            self.stride,
-            self.dilation,
-        )
-        top, bottom = same_padding(input.shape[-2], kernel_h, stride_h, dilation_h)
-        left, right = same_padding(input.shape[-1], kernel_w, stride_w, dilation_w)
+        axes = zip(input.shape[-2:], self.kernel_size, self.stride, self.dilation, strict=True)
+        (top, bottom), (left, right) = (same_padding(*axis) for axis in axes)
         return super().forward(F.pad(input, (left, right, top, bottom)))
 
 

@@ -96,6 +96,6 @@ def double_backward(
     def gradients(grad: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
         return tuple(torch.func.vjp(reference, *inputs)[1](grad))
 
-    values, pull_back = torch.func.vjp(gradients, grad, *inputs)
+    values, pull_back = torch.func.vjp(gradients, grad, *inputs)[:2]
     filled = tuple(v.new_zeros(v.shape) if g is None else g for v, g in zip(values, grad_grads, strict=True))
     return tuple(pull_back(filled))

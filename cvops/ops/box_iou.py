@@ -156,9 +156,7 @@ def _fake(boxes1: Tensor, boxes2: Tensor, metric: int, eps: float) -> Tensor:
 
 
 @torch.library.register_fake("cvops::box_iou_backward")
-def _fake_backward(
-    grad: Tensor, boxes1: Tensor, boxes2: Tensor, metric: int, eps: float
-) -> tuple[Tensor, Tensor]:
+def _fake_backward(grad: Tensor, boxes1: Tensor, boxes2: Tensor, metric: int, eps: float) -> tuple[Tensor, Tensor]:
     return boxes1.new_empty(boxes1.shape), boxes2.new_empty(boxes2.shape)
 
 

@@ -131,7 +131,9 @@ def batched_nms_padded(
             [ 1,  0]]), tensor([1, 2]))
     """
     ids = None if idxs is None else _ids(idxs)
-    return torch.ops.cvops.nms_padded(as_floating("boxes", boxes), scores, ids, iou_threshold, max_output, score_threshold)
+    return torch.ops.cvops.nms_padded(
+        as_floating("boxes", boxes), scores, ids, iou_threshold, max_output, score_threshold
+    )
 
 
 def soft_nms(
@@ -188,7 +190,9 @@ def matrix_nms(
     tensor([0.9000, 0.4000])
     """
     ids = None if idxs is None else _ids(idxs)
-    return torch.ops.cvops.matrix_nms(as_floating("boxes", boxes).detach(), scores.detach(), ids, _method(method), sigma)
+    return torch.ops.cvops.matrix_nms(
+        as_floating("boxes", boxes).detach(), scores.detach(), ids, _method(method), sigma
+    )
 
 
 def _ids(idxs: Tensor) -> Tensor:

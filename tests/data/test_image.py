@@ -41,7 +41,8 @@ def test_equals_timm_s_transform(name: str) -> None:
     torch.testing.assert_close(preprocess(image, cvops.model_info(name).preprocess), want)
 
 
-@pytest.mark.parametrize("name", cvops.list_models("tf_*lite"))
+# Lite4 is left out: timm crops 380 of 413 pixels, the authors 380 of 412.
+@pytest.mark.parametrize("name", cvops.list_models("tf_*lite[0-3]"))
 def test_lite_equals_timm_s_transform_but_for_the_authors_normalisation(name: str) -> None:
     timm = pytest.importorskip("timm")
     config = timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())

@@ -4,14 +4,13 @@ import itertools
 
 import pytest
 import torch
-import torchvision
 from conftest import TOLERANCE
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ops.boxes import AWKWARD_PAIRS, boxes_strategy, random_boxes
 
 import cvops
 from cvops.ops.box_iou import CIOU, DIOU, GIOU, IOU, reference_box_iou
+from ops.boxes import AWKWARD_PAIRS, boxes_strategy, random_boxes
 
 METRICS = {
     "box_iou": IOU,
@@ -20,7 +19,14 @@ METRICS = {
     "complete_box_iou": CIOU,
 }
 DTYPES = list(TOLERANCE)
-SHAPES = [((5, 4), (3, 4)), ((1, 4), (70, 4)), ((2, 33, 4), (2, 17, 4)), ((0, 4), (3, 4)), ((3, 4), (0, 4)), ((0, 2, 4), (0, 3, 4))]
+SHAPES = [
+    ((5, 4), (3, 4)),
+    ((1, 4), (70, 4)),
+    ((2, 33, 4), (2, 17, 4)),
+    ((0, 4), (3, 4)),
+    ((3, 4), (0, 4)),
+    ((0, 2, 4), (0, 3, 4)),
+]
 
 
 @pytest.fixture(params=METRICS, ids=str)
@@ -44,7 +50,7 @@ def test_matches_reference(name, dtype, shapes, device):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_equals_torchvision(name, dtype, device):
+def test_equals_torchvision(name, dtype, device, torchvision):
     a, b = random_boxes(50, dtype=dtype, device=device), random_boxes(40, dtype=dtype, device=device)
     peer = getattr(torchvision.ops, name)(a, b)
     if name == "complete_box_iou":  # atan(w / h) there, atan2(w, h) here: another rounding
@@ -237,7 +243,7 @@ def test_bad_format_and_metric():
 
 
 @pytest.mark.parametrize("fmts", list(itertools.product(("xyxy", "xywh", "cxcywh"), repeat=2)), ids=str)
-def test_box_convert_and_area_equal_torchvision(fmts):
+def test_box_convert_and_area_equal_torchvision(fmts, torchvision):
     boxes = random_boxes(3, 8)
     peer = torchvision.ops.box_convert(torchvision.ops.box_convert(boxes, "xyxy", fmts[0]), *fmts)
     ours = cvops.ops.box_convert(cvops.ops.box_convert(boxes, "xyxy", fmts[0]), *fmts)

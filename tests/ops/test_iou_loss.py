@@ -2,15 +2,14 @@
 
 import pytest
 import torch
-import torchvision
 from conftest import TOLERANCE
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ops.boxes import AWKWARD_PAIRS, boxes_strategy, random_boxes
 
 import cvops
 from cvops.ops.box_iou import CIOU, DIOU, GIOU, IOU
 from cvops.ops.iou_loss import reference_iou_loss
+from ops.boxes import AWKWARD_PAIRS, boxes_strategy, random_boxes
 
 METRICS = {
     "iou_loss": IOU,
@@ -56,7 +55,7 @@ def test_matches_reference(name, dtype, shape, device):
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 @pytest.mark.parametrize("name", [n for n in METRICS if n != "iou_loss"])
 @pytest.mark.parametrize("n", [0, 50])
-def test_equals_torchvision(name, reduction, n, device):
+def test_equals_torchvision(name, reduction, n, device, torchvision):
     a, b = pair(n, dtype=torch.float64, device=device)
     peer = getattr(torchvision.ops, name)(a, b, reduction=reduction)
     torch.testing.assert_close(op(name)(a, b, reduction=reduction), peer, **TOLERANCE[torch.float64])

@@ -1,0 +1,65 @@
+# What people type. Everything runs in .venv, which the first target that needs it makes.
+#   make demo    classify real photographs with real weights, then compare our ops with torchvision's
+#   make test    the whole test-suite: CPU kernels on every instruction set, CUDA kernels on the host
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+TORCH  ?= torch==2.14.1 torchvision==0.29.1
+
+# A checkout compiles CUDA for one architecture (and PTX for newer ones); wheels get setup.py's whole list.
+export TORCH_CUDA_ARCH_LIST ?= 8.0+PTX
+
+.PHONY: demo test bench host asan compat cuda-report build fmt lint clean
+
+demo: build
+	$(BIN)/python examples/demo.py
+
+test: build
+	$(BIN)/pytest tests --ignore=tests/host
+	CVOPS_CPU_ISA=avx2 $(BIN)/pytest tests/ops
+	CVOPS_CPU_ISA=scalar $(BIN)/pytest tests/ops
+	$(MAKE) host
+
+# The CUDA kernels, compiled for the CPU and run as fibers, under the same op tests.
+host: build
+	$(BIN)/python tests/host/run.py -- tests/host tests/ops
+
+asan: build
+	$(BIN)/python tests/host/run.py --asan -- tests/host tests/ops
+
+bench: build
+	$(BIN)/pytest bench/ops --benchmark-enable --benchmark-disable-gc --benchmark-columns=median,iqr,rounds -q
+	$(BIN)/python -m bench.report
+
+cuda-report: build
+	$(BIN)/python -m bench.cuda_report
+
+# The library built against $(TORCH), loaded and tested in an environment with another torch.
+compat: build
+	test -d $(VENV)-compat || ($(PYTHON) -m venv $(VENV)-compat && \
+	  $(VENV)-compat/bin/pip install -q torch==2.13.0 numpy setuptools pytest pytest-benchmark hypothesis)
+	$(VENV)-compat/bin/python -m pytest tests/ops tests/test_build.py
+
+build: $(VENV)/installed
+	@$(BIN)/python setup.py -q build_ext --inplace
+
+$(VENV)/installed: pyproject.toml
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q $(TORCH)
+	$(BIN)/pip install -q "setuptools>=77" ninja pybind11
+	$(BIN)/pip install -q --no-build-isolation -e ".[cli,weights,bench,test,lint,demo]"
+	touch $@
+
+fmt: $(VENV)/installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'tests/host/*.h' 'tests/host/*.cpp' | xargs $(BIN)/clang-format -i
+
+lint: build
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'tests/host/*.h' 'tests/host/*.cpp' | xargs $(BIN)/clang-format --dry-run -Werror
+
+clean:
+	rm -rf build cvops/*.so *.egg-info

@@ -1,0 +1,396 @@
+// The common cases of depthwise_conv2d for NCHW float: square kernels of 3, 5 and 7, stride 1 and 2, no dilation, on
+// instruction sets with masked loads. Included by cpu/depthwise_conv2d-inl.h, which does everything else.
+//
+// No copy of the source is made: lanes beyond the left and right edge are masked off, rows beyond the top and bottom
+// are skipped. Stride 2 splits even and odd columns in registers. Blocks are 7 (or 4) rows by one vector. The order of
+// addition is that of the general path.
+
+struct DirectJob {
+  int64_t source_h, source_w, target_h, target_w;
+  int64_t base_y, base_x;  // source position of the first tap of target position 0
+  int64_t weight_row, weight_column;
+};
+
+#if defined(CVOPS_HAS_LANE_MASKS)
+
+// sum[r] += scale[ky] * (row y + r * S + ky), where `row(y)` loads the lanes of a source row.
+template <int lanes, int R, int KH, int S, typename Load, typename Add>
+inline void over_rows(int64_t y, int64_t height, const Load& row, const Add& add) {
+#pragma GCC unroll 32
+  for (int q = 0; q < (R - 1) * S + KH; ++q) {
+    if (static_cast<uint64_t>(y + q) >= static_cast<uint64_t>(height)) continue;
+    const auto value = row(q);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const int ky = q - r * S;
+      if (ky >= 0 && ky < KH) add(r, ky, value);
+    }
+  }
+}
+
+template <int lanes, int R, int KH, int KW, int S>
+inline void direct_block(
+    const DirectJob& job, const float* source, const float* weight, float init, int64_t y, int64_t x, float* target) {
+  typedef Vec<float, lanes> V;
+  V sum[R];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) sum[r] = splat<float, lanes>(init);
+  const int64_t first = y * S + job.base_y, width = job.source_w;
+  const float* rows = source + first * width;
+  const int64_t count = job.target_w - x;
+  if constexpr (S == 1) {
+    for (int kx = 0; kx < KW; ++kx) {
+      V scale[KH];
+      const float* w = weight + kx * job.weight_column;
+#pragma GCC unroll 16
+      for (int ky = 0; ky < KH; ++ky) scale[ky] = splat<float, lanes>(w[ky * job.weight_row]);
+      const int64_t at = x + job.base_x + kx;
+      const LaneMask<lanes> mask = lanes_between<lanes>(-at, width - at);
+      const float* from = rows + at;
+      over_rows<lanes, R, KH, S>(
+          first, job.source_h, [&](int q) { return load_masked<lanes>(from + q * width, mask); },
+          [&](int r, int ky, V value) { sum[r] = fma_of<float, lanes>(scale[ky], value, sum[r]); });
+    }
+  } else {
+    // Taps in pairs of an even and an odd source column; either may be missing at the ends.
+    for (int kx = (job.base_x & 1) ? -1 : 0; kx < KW; kx += 2) {
+      const int64_t at = 2 * x + job.base_x + kx;
+      const LaneMask<lanes> low = lanes_between<lanes>(-at, width - at);
+      const LaneMask<lanes> high = lanes_between<lanes>(-at - lanes, width - at - lanes);
+      const float* from = rows + at;
+      V even[KH], odd[KH];
+      const float* w = weight + kx * job.weight_column;
+      if (kx >= 0 && kx + 1 < KW) {
+#pragma GCC unroll 16
+        for (int ky = 0; ky < KH; ++ky) {
+          even[ky] = splat<float, lanes>(w[ky * job.weight_row]);
+          odd[ky] = splat<float, lanes>(w[ky * job.weight_row + job.weight_column]);
+        }
+        struct Pair {
+          V even, odd;
+        };
+        over_rows<lanes, R, KH, S>(
+            first, job.source_h,
+            [&](int q) {
+              const V a = load_masked<lanes>(from + q * width, low), b = load_masked<lanes>(from + q * width + lanes, high);
+              return Pair{even_lanes<lanes>(a, b), odd_lanes<lanes>(a, b)};
+            },
+            [&](int r, int ky, const Pair& value) {
+              sum[r] = fma_of<float, lanes>(even[ky], value.even, sum[r]);
+              sum[r] = fma_of<float, lanes>(odd[ky], value.odd, sum[r]);
+            });
+      } else {
+        const bool second = kx < 0;
+#pragma GCC unroll 16
+        for (int ky = 0; ky < KH; ++ky) {
+          even[ky] = splat<float, lanes>(w[ky * job.weight_row + (second ? job.weight_column : 0)]);
+        }
+        over_rows<lanes, R, KH, S>(
+            first, job.source_h,
+            [&](int q) {
+              const V a = load_masked<lanes>(from + q * width, low), b = load_masked<lanes>(from + q * width + lanes, high);
+              return second ? odd_lanes<lanes>(a, b) : even_lanes<lanes>(a, b);
+            },
+            [&](int r, int ky, V value) { sum[r] = fma_of<float, lanes>(even[ky], value, sum[r]); });
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+    store_first<float, lanes>(target + (y + r) * job.target_w + x, sum[r], count);
+  }
+}
+
+template <int R, int KH, int KW, int S>
+inline void direct_rows(
+    const DirectJob& job, const float* source, const float* weight, float init, int64_t y, float* target) {
+  constexpr int lanes = full_lanes<float>, half = lanes / 2;
+  for (int64_t x = 0; x < job.target_w; x += lanes) {
+    if (job.target_w - x > half) direct_block<lanes, R, KH, KW, S>(job, source, weight, init, y, x, target);
+    else direct_block<half, R, KH, KW, S>(job, source, weight, init, y, x, target);
+  }
+}
+
+// Target rows [begin, end) of one plane; the last block may overlap the one before it.
+template <int KH, int KW, int S>
+void direct_plane(
+    const DirectJob& job, const float* source, const float* weight, float init, int64_t begin, int64_t end,
+    float* target) {
+  for (int64_t y = begin; y < end;) {
+    if (end - y > kRestRows && end - begin >= kBlockRows) {
+      y = smaller(y, end - kBlockRows);
+      direct_rows<kBlockRows, KH, KW, S>(job, source, weight, init, y, target);
+      y += kBlockRows;
+    } else if (end - begin >= kRestRows) {
+      y = smaller(y, end - kRestRows);
+      direct_rows<kRestRows, KH, KW, S>(job, source, weight, init, y, target);
+      y += kRestRows;
+    } else {
+      direct_rows<1, KH, KW, S>(job, source, weight, init, y, target);
+      ++y;
+    }
+  }
+}
+
+// The gradient of the input of a convolution of stride 2, at the rows of one phase (KH taps): columns of both phases,
+// A taps from base_a and B taps from base_a + D, are accumulated side by side and stored alternating.
+template <int lanes, int R, int KH, int A, int B, int D>
+inline void spread_block(
+    const DirectJob& job, const float* source, const float* weight_a, const float* weight_b, int64_t j, int64_t x,
+    float* target, int64_t target_pitch) {
+  typedef Vec<float, lanes> V;
+  V a[R] = {}, b[R] = {};
+  const int64_t first = j + job.base_y, width = job.source_w;
+  constexpr int columns = A > D + B ? A : D + B;
+#pragma GCC unroll 8
+  for (int d = 0; d < columns; ++d) {
+    V scale_a[KH], scale_b[KH];
+#pragma GCC unroll 8
+    for (int ky = 0; ky < KH; ++ky) {
+      if (d < A) scale_a[ky] = splat<float, lanes>(weight_a[ky * job.weight_row + d * job.weight_column]);
+      if (d >= D && d < D + B)
+        scale_b[ky] = splat<float, lanes>(weight_b[ky * job.weight_row + (d - D) * job.weight_column]);
+    }
+    const int64_t at = x + job.base_x + d;
+    const LaneMask<lanes> mask = lanes_between<lanes>(-at, width - at);
+    const float* from = source + first * width + at;
+    over_rows<lanes, R, KH, 1>(
+        first, job.source_h, [&](int q) { return load_masked<lanes>(from + q * width, mask); },
+        [&](int r, int ky, V value) {
+          if (d < A) a[r] = fma_of<float, lanes>(scale_a[ky], value, a[r]);
+          if (d >= D && d < D + B) b[r] = fma_of<float, lanes>(scale_b[ky], value, b[r]);
+        });
+  }
+  const int64_t count = job.target_w - 2 * x;
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+    float* to = target + r * target_pitch + 2 * x;
+    store_first<float, lanes>(to, interleaved_low<lanes>(a[r], b[r]), count);
+    if (count > lanes) store_first<float, lanes>(to + lanes, interleaved_high<lanes>(a[r], b[r]), count - lanes);
+  }
+}
+
+// All rows of one phase: target row first + 2 * j for j < count.
+template <int KH, int A, int B, int D>
+void spread_plane(
+    const DirectJob& job, const float* source, const float* weight_a, const float* weight_b, int64_t count,
+    float* target) {
+  constexpr int lanes = full_lanes<float>, half = lanes / 2;
+  const int64_t pitch = 2 * job.target_w, width = (job.target_w + 1) / 2;
+  for (int64_t j = 0; j < count;) {
+    const bool block = count - j > kRestRows && count >= kBlockRows;
+    const int64_t rows = block ? kBlockRows : count >= kRestRows ? kRestRows : 1;
+    j = smaller(j, count - rows);
+    for (int64_t x = 0; x < width; x += lanes) {
+      float* to = target + j * pitch;
+      const bool full = width - x > half;
+      if (block && full) spread_block<lanes, kBlockRows, KH, A, B, D>(job, source, weight_a, weight_b, j, x, to, pitch);
+      else if (block) spread_block<half, kBlockRows, KH, A, B, D>(job, source, weight_a, weight_b, j, x, to, pitch);
+      else if (rows == kRestRows)
+        spread_block<lanes, kRestRows, KH, A, B, D>(job, source, weight_a, weight_b, j, x, to, pitch);
+      else spread_block<lanes, 1, KH, A, B, D>(job, source, weight_a, weight_b, j, x, to, pitch);
+    }
+    j += rows;
+  }
+}
+
+// sums [KW, KH] += gradient times source over one plane, K tap columns at once; they are adjacent for stride 1, an even
+// and an odd one (or, K = 1, one of them) for stride 2.
+template <int lanes, int R, int KH, int S, int K>
+inline void direct_grad_block(
+    const DirectJob& job, const float* grad, const float* source, int kx, int64_t y, int64_t x,
+    Vec<float, lanes> (&sums)[K][KH]) {
+  typedef Vec<float, lanes> V;
+  const int64_t width = job.source_w, count = job.target_w - x;
+  V g[R];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) g[r] = load_first<float, lanes>(grad + (y + r) * job.target_w + x, count);
+  const int64_t first = y * S + job.base_y;
+  const float* rows = source + first * width;
+  if constexpr (S == 1) {
+#pragma GCC unroll 4
+    for (int k = 0; k < K; ++k) {
+      const int64_t at = x + job.base_x + kx + k;
+      const LaneMask<lanes> mask = lanes_between<lanes>(-at, smaller(width - at, count));
+      const float* from = rows + at;
+      over_rows<lanes, R, KH, S>(
+          first, job.source_h, [&](int q) { return load_masked<lanes>(from + q * width, mask); },
+          [&](int r, int ky, V value) { sums[k][ky] = fma_of<float, lanes>(g[r], value, sums[k][ky]); });
+    }
+  } else {
+    const bool second = K == 1 && ((job.base_x + kx) & 1);
+    const int64_t at = 2 * x + job.base_x + kx - second;
+    const int64_t end = smaller(width - at, 2 * count);
+    const LaneMask<lanes> low = lanes_between<lanes>(-at, end);
+    const LaneMask<lanes> high = lanes_between<lanes>(-at - lanes, end - lanes);
+    const float* from = rows + at;
+    struct Taps {
+      V of[K];
+    };
+    over_rows<lanes, R, KH, S>(
+        first, job.source_h,
+        [&](int q) {
+          const V a = load_masked<lanes>(from + q * width, low), b = load_masked<lanes>(from + q * width + lanes, high);
+          if constexpr (K == 2) return Taps{{even_lanes<lanes>(a, b), odd_lanes<lanes>(a, b)}};
+          else return Taps{{second ? odd_lanes<lanes>(a, b) : even_lanes<lanes>(a, b)}};
+        },
+        [&](int r, int ky, const Taps& value) {
+#pragma GCC unroll 2
+          for (int k = 0; k < K; ++k) sums[k][ky] = fma_of<float, lanes>(g[r], value.of[k], sums[k][ky]);
+        });
+  }
+}
+
+template <int lanes, int KH, int S, int K>
+void direct_grad_columns(const DirectJob& job, const float* grad, const float* source, int kx, float* sums) {
+  constexpr int R = CVOPS_VECTOR_BYTES == 64 ? kBlockRows : kRestRows;  // 16 registers hold fewer rows
+  typedef Vec<float, lanes> V;
+  V sum[K][KH] = {};
+  int64_t y = 0;
+  for (; y + R <= job.target_h; y += R) {
+    for (int64_t x = 0; x < job.target_w; x += lanes) {
+      direct_grad_block<lanes, R, KH, S, K>(job, grad, source, kx, y, x, sum);
+    }
+  }
+  for (; y < job.target_h; ++y) {
+    for (int64_t x = 0; x < job.target_w; x += lanes) {
+      direct_grad_block<lanes, 1, KH, S, K>(job, grad, source, kx, y, x, sum);
+    }
+  }
+  for (int k = 0; k < K; ++k) {
+    for (int ky = 0; ky < KH; ++ky) {
+      float* to = sums + ((kx + k) * KH + ky) * full_lanes<float>;
+      store<float, lanes>(to, load<float, lanes>(to) + sum[k][ky]);
+    }
+  }
+}
+
+template <int lanes, int KH, int S>
+void direct_grad_plane(const DirectJob& job, const float* grad, const float* source, float* sums) {
+  constexpr int group = S == 2 || KH == 7 ? 2 : 3;
+  int kx = 0;
+  if (S == 2 && (job.base_x & 1)) direct_grad_columns<lanes, KH, S, 1>(job, grad, source, kx++, sums);
+  for (; kx + group <= KH; kx += group) direct_grad_columns<lanes, KH, S, group>(job, grad, source, kx, sums);
+  if constexpr (group == 3 && KH % 3 == 2) direct_grad_columns<lanes, KH, S, 2>(job, grad, source, kx, sums), kx += 2;
+  for (; kx < KH; ++kx) direct_grad_columns<lanes, KH, S, 1>(job, grad, source, kx, sums);
+}
+
+#endif
+
+typedef void (*DirectPlane)(const DirectJob&, const float*, const float*, float, int64_t, int64_t, float*);
+typedef void (*SpreadPlane)(const DirectJob&, const float*, const float*, const float*, int64_t, float*);
+typedef void (*DirectGradPlane)(const DirectJob&, const float*, const float*, float*);
+
+// The specialisation for a case, or null if the general path has to do it.
+inline DirectPlane find_direct_plane(const AxisPhase& rows, const AxisPhase& columns) {
+#if defined(CVOPS_HAS_LANE_MASKS)
+  if (rows.taps != columns.taps || rows.tap_step != 1 || columns.tap_step != 1 || rows.stride != columns.stride)
+    return nullptr;
+  const bool two = rows.stride == 2;
+  if (rows.stride > 2) return nullptr;
+  switch (rows.taps) {
+    case 3: return two ? direct_plane<3, 3, 2> : direct_plane<3, 3, 1>;
+    case 5: return two ? direct_plane<5, 5, 2> : direct_plane<5, 5, 1>;
+    case 7: return two ? direct_plane<7, 7, 2> : direct_plane<7, 7, 1>;
+  }
+#else
+  (void)rows, (void)columns;
+#endif
+  return nullptr;
+}
+
+inline SpreadPlane find_spread_plane(const AxisPhase& rows, const AxisPhase& a, const AxisPhase& b) {
+#if defined(CVOPS_HAS_LANE_MASKS)
+  if (rows.tap_step != 1 || a.tap_step != 1 || b.tap_step != 1) return nullptr;
+#define CVOPS_SPREAD(K, A, B, D) \
+  if (rows.taps == K && a.taps == A && b.taps == B && b.base - a.base == D) return spread_plane<K, A, B, D>
+  CVOPS_SPREAD(1, 1, 2, 0);
+  CVOPS_SPREAD(2, 1, 2, 0);
+  CVOPS_SPREAD(1, 2, 1, 1);
+  CVOPS_SPREAD(2, 2, 1, 1);
+  CVOPS_SPREAD(2, 3, 2, 1);
+  CVOPS_SPREAD(3, 3, 2, 1);
+  CVOPS_SPREAD(2, 2, 3, 0);
+  CVOPS_SPREAD(3, 2, 3, 0);
+  CVOPS_SPREAD(3, 3, 4, 0);
+  CVOPS_SPREAD(4, 3, 4, 0);
+  CVOPS_SPREAD(3, 4, 3, 1);
+  CVOPS_SPREAD(4, 4, 3, 1);
+#undef CVOPS_SPREAD
+#else
+  (void)rows, (void)a, (void)b;
+#endif
+  return nullptr;
+}
+
+inline DirectGradPlane find_direct_grad_plane(const AxisPhase& rows, const AxisPhase& columns) {
+#if defined(CVOPS_HAS_LANE_MASKS)
+  constexpr int lanes = full_lanes<float>, half = lanes / 2;
+  if (rows.taps != columns.taps || rows.tap_step != 1 || columns.tap_step != 1 || rows.stride != columns.stride)
+    return nullptr;
+  const bool two = rows.stride == 2, narrow = columns.count <= half;
+  if (rows.stride > 2) return nullptr;
+  switch (rows.taps) {
+    case 3:
+      if (narrow) return two ? direct_grad_plane<half, 3, 2> : direct_grad_plane<half, 3, 1>;
+      return two ? direct_grad_plane<lanes, 3, 2> : direct_grad_plane<lanes, 3, 1>;
+    case 5:
+      if (narrow) return two ? direct_grad_plane<half, 5, 2> : direct_grad_plane<half, 5, 1>;
+      return two ? direct_grad_plane<lanes, 5, 2> : direct_grad_plane<lanes, 5, 1>;
+    case 7:
+      if (narrow) return two ? direct_grad_plane<half, 7, 2> : direct_grad_plane<half, 7, 1>;
+      return two ? direct_grad_plane<lanes, 7, 2> : direct_grad_plane<lanes, 7, 1>;
+  }
+#else
+  (void)rows, (void)columns;
+#endif
+  return nullptr;
+}
+
+// Items [first, last) of n * groups * strips, as correlate_nchw; false if this is not a common case.
+inline bool correlate_direct(
+    const Correlation<float>& job, const StripLayout& at, const float* source, float* target, int64_t first,
+    int64_t last) {
+  if (job.sources > 1 || job.row_phases > 2 || job.row_phases != job.column_phases) return false;
+  const AxisPhase &rows = job.rows[0], &columns = job.columns[0];
+  DirectJob direct{job.source_h, job.source_w, job.target_h, job.target_w, rows.base, columns.base,
+                   rows.weight_step * job.kw, columns.weight_step};
+  const int64_t plane = job.target_h * job.target_w, taps = job.kh * job.kw;
+  if (job.row_phases == 2) {
+    const AxisPhase& right = job.columns[1];
+    SpreadPlane run[2];
+    for (int p = 0; p < 2; ++p) {
+      run[p] = find_spread_plane(job.rows[p], columns, right);
+      if (run[p] == nullptr) return false;
+    }
+    for (int64_t item = first; item < last; ++item) {
+      if (item % at.strips != 0) continue;  // planes are not cut here
+      const int64_t image_group = item / at.strips, group = image_group % job.groups;
+      for (int p = 0; p < 2; ++p) {
+        const AxisPhase& phase = job.rows[p];
+        direct.base_y = phase.base;
+        const float* weight = job.weight + group * taps + phase.weight_first * job.kw;
+        run[p](direct, source + image_group * job.source_h * job.source_w, weight + columns.weight_first,
+               weight + right.weight_first, phase.count, target + image_group * plane + phase.first * job.target_w);
+      }
+    }
+    return true;
+  }
+  const DirectPlane run = find_direct_plane(rows, columns);
+  if (run == nullptr) return false;
+  for (int64_t item = first; item < last; ++item) {
+    const int64_t image_group = item / at.strips, group = image_group % job.groups;
+    const int64_t end = smaller((item % at.strips + 1) * at.strip_rows, job.target_h);
+    const int64_t begin = item % at.strips * at.strip_rows;
+    for (int64_t k = 0; k < job.targets; ++k) {
+      const int64_t channel = group * job.targets + k, out = image_group * job.targets + k;
+      const float* weight = job.weight + channel * taps + rows.weight_first * job.kw + columns.weight_first;
+      run(direct, source + image_group * job.source_h * job.source_w, weight, job.bias ? job.bias[channel] : 0.0f,
+          begin, end, target + out * plane);
+      if (job.activation != kNoActivation) {
+        activate_row(target + out * plane + begin * job.target_w, (end - begin) * job.target_w, job.activation);
+      }
+    }
+  }
+  return true;
+}

@@ -1,0 +1,176 @@
+"""The built package: what its libraries import, that it loads where CUDA cannot, one answer on every instruction set,
+and the memory promises. Each check that needs a fresh process runs one."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import cvops
+from cvops import _library
+
+PACKAGE = Path(cvops.__file__).parent
+ROOT = PACKAGE.parent
+LIBRARIES = [p for p in (PACKAGE / "_ops.so", PACKAGE / "_ops_cuda.so") if p.is_file()]
+
+
+def run(code, cwd=ROOT, **env):
+    """Standard output of a fresh interpreter; `cwd` comes first on its path."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", **env},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.skipif(shutil.which("nm") is None, reason="nm (binutils) is not on this machine")
+@pytest.mark.parametrize("library", LIBRARIES, ids=lambda p: p.name)
+def test_libraries_import_only_the_stable_abi(library):
+    listed = subprocess.run(["nm", "-D", "--undefined-only", "-C", library], capture_output=True, text=True, check=True)
+    symbols = [line.split(maxsplit=1)[1] for line in listed.stdout.splitlines()]
+    assert any(s.startswith(("aoti_torch_", "torch_")) for s in symbols), "the C shim is not used: is this the library?"
+    foreign = [s for s in symbols if any(ns in s for ns in ("at::", "c10::", "torch::"))]
+    assert foreign == []
+
+
+def test_cuda_library_was_built_where_nvcc_is():
+    """Also on machines without a GPU, unless the build was told not to."""
+    if not _library.build_info()["cuda"]:
+        pytest.skip("this build has no CUDA: no nvcc, a CPU-only torch, or CVOPS_CUDA=0")
+    assert (PACKAGE / "_ops_cuda.so").is_file()
+    report = _library.report()
+    if torch.version.cuda and not os.environ.get("CVOPS_OPS_LIBRARY"):
+        assert "_ops_cuda.so" in report["loaded"], report["skipped"]
+
+
+def test_report_tells_what_runs():
+    report = _library.report()
+    assert report["torch"] == torch.__version__
+    assert report["isa"] in ("scalar", "avx2", "avx512")
+    assert report["loaded"]
+    assert report["built_with"]["compiler"]
+
+
+def test_import_survives_a_broken_cuda_library(tmp_path):
+    package = tmp_path / "cvops"
+    shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("_ops_cuda.so", "__pycache__"))
+    (package / "_ops_cuda.so").write_bytes(b"not a library")
+    out = run("import cvops, json; print(json.dumps(cvops._library.report()))", cwd=tmp_path, PYTHONPATH="")
+    report = json.loads(out)
+    assert "_ops.so" in report["loaded"]
+    assert "_ops_cuda.so" in report["skipped"], report
+    assert report["loaded"]["_ops.so"].startswith(str(tmp_path))
+
+
+def test_an_unbuilt_package_says_what_to_do(tmp_path):
+    package = tmp_path / "cvops"
+    shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    done = subprocess.run(
+        [sys.executable, "-c", "import cvops"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": "", "CVOPS_OPS_LIBRARY": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "ImportError: cvops is not built" in done.stderr
+    assert "pip install -e ." in done.stderr
+
+
+def test_an_unknown_isa_is_refused():
+    done = subprocess.run(
+        [sys.executable, "-c", "import cvops; cvops._library.active_isa()"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "CVOPS_CPU_ISA": "sse9"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "CVOPS_CPU_ISA must be scalar, avx2 or avx512, got sse9" in done.stderr
+
+
+BIT_EXACT = """
+import hashlib, torch, cvops
+from ops.boxes import random_boxes
+torch.manual_seed(0)
+digest = hashlib.sha256()
+for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
+    a, b = random_boxes(301, dtype=dtype).requires_grad_(), random_boxes(203, dtype=dtype).requires_grad_()
+    scores, ids = torch.rand(301).to(dtype), torch.randint(0, 3, (301,))
+    results = []
+    for metric in range(4):
+        out = torch.ops.cvops.box_iou(a, b, metric, 1e-7)
+        results += [out, *torch.autograd.grad(out.sin().sum(), (a, b))]
+        loss = torch.ops.cvops.iou_loss(a[:203], b, metric, 1e-7)
+        results += [loss, *torch.autograd.grad(loss.sin().sum(), (a, b))]
+    results += [cvops.ops.batched_nms(a, scores, ids, 0.4), cvops.ops.matrix_nms(a, scores, idxs=ids)]
+    results += cvops.ops.soft_nms(a, scores, idxs=ids)
+    for result in results:
+        digest.update(result.detach().double().numpy().tobytes())
+print(cvops._library.active_isa(), digest.hexdigest())
+"""
+
+
+def test_box_ops_give_the_same_bits_on_every_isa():
+    best = _library.active_isa()
+    names = ["scalar", "avx2", "avx512"]
+    names = names[: names.index(best) + 1]
+    outputs = [run(BIT_EXACT, CVOPS_CPU_ISA=name).split() for name in names]
+    assert [name for name, _ in outputs] == names
+    assert len({digest for _, digest in outputs}) == 1
+    assert outputs[0][1] != hashlib.sha256().hexdigest()
+
+
+PEAK = """
+import torch, cvops, sys
+from pathlib import Path
+torch.set_num_threads(2)
+def status(field):
+    return int(next(l for l in Path("/proc/self/status").read_text().splitlines() if l.startswith(field)).split()[1])
+def boxes(n):
+    xy = torch.rand(n, 2) * 1000
+    return torch.cat([xy, xy + torch.rand(n, 2) * 100], 1)
+{setup}
+Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+before = status("VmRSS")
+{call}
+print((status("VmHWM") - before) * 1024)
+"""
+
+
+def peak_bytes(setup, call):
+    return int(run(PEAK.format(setup=setup, call=call)))
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
+class TestMemory:
+    def test_box_iou_peaks_at_its_output(self):
+        for name in ("box_iou", "generalized_box_iou"):
+            setup = f"a, b = boxes(4000), boxes(4000); cvops.ops.{name}(a[:9], b)"
+            peak = peak_bytes(setup, f"out = cvops.ops.{name}(a, b)")
+            assert 0.9 * 4 * 4000**2 < peak <= 1.1 * 4 * 4000**2
+
+    def test_box_iou_backward_adds_no_matrix(self):
+        setup = """
+a, b = boxes(4000).requires_grad_(), boxes(4000)
+torch.autograd.grad(cvops.ops.box_iou(a[:9], b), a, torch.ones(9, 4000))  # what the engine loads on first use
+out = cvops.ops.box_iou(a, b)
+g = torch.ones_like(out)
+"""
+        assert peak_bytes(setup, "torch.autograd.grad(out, a, g)") < 0.1 * 4 * 4000**2
+
+    def test_nms_of_100k_boxes(self):
+        setup = "a, s = boxes(100_000), torch.rand(100_000); cvops.ops.nms(a[:9], s[:9], 0.5)"
+        assert peak_bytes(setup, "cvops.ops.nms(a, s, 0.5)") <= 200e6
