@@ -367,7 +367,9 @@ void grad_weight_columns(const GradRows<T>& job, int64_t kx) {
     }
     row += block ? kBlockRows : 1;
   }
+#pragma GCC unroll 4
   for (int k = 0; k < K; ++k) {
+#pragma GCC unroll 8
     for (int ky = 0; ky < KH; ++ky) {
       T* to = job.sums + ((kx + k) * KH + ky) * full_lanes<T>;
       store<T, lanes>(to, load<T, lanes>(to) + sums[k][ky]);

@@ -257,7 +257,9 @@ void direct_grad_columns(const DirectJob& job, const float* grad, const float* s
       direct_grad_block<lanes, 1, KH, S, K>(job, grad, source, kx, y, x, sum);
     }
   }
+#pragma GCC unroll 4
   for (int k = 0; k < K; ++k) {
+#pragma GCC unroll 8
     for (int ky = 0; ky < KH; ++ky) {
       float* to = sums + ((kx + k) * KH + ky) * full_lanes<float>;
       store<float, lanes>(to, load<float, lanes>(to) + sum[k][ky]);

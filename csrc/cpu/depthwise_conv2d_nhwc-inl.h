@@ -171,6 +171,7 @@ void grad_weight_nhwc_row_of(const WeightGradient& job, const T* grad, const T* 
     int64_t x = 0;
     for (; x + 7 <= job.grad_w; x += 7) grad_weight_nhwc_block<T, lanes, 7, KX, SX>(job, grad, line, x, sum);
     for (; x < job.grad_w; ++x) grad_weight_nhwc_block<T, lanes, 1, KX, SX>(job, grad, line, x, sum);
+#pragma GCC unroll 8
     for (int k = 0; k < KX; ++k) {
       store<T, lanes>(row_sums + k * lanes, load<T, lanes>(row_sums + k * lanes) + sum[k]);
     }
