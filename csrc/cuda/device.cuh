@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 // An array in shared memory, one per block: CVOPS_SHARED(float, tile, 256); contents start undefined.
 #ifndef CVOPS_SHARED
@@ -40,20 +41,55 @@ __device__ __forceinline__ int64_t grid_stride() { return static_cast<int64_t>(g
 __device__ __forceinline__ int lane() { return static_cast<int>(threadIdx.x) % kWarp; }
 __device__ __forceinline__ int warp() { return static_cast<int>(threadIdx.x) / kWarp; }
 
-// N values moved by loads and stores of up to 16 bytes; the address must be a multiple of the pack.
+// N values moved by loads and stores of up to 16 bytes; the address must be a multiple of the pack, or of 16.
 template <typename T, int N>
 struct alignas(sizeof(T) * N < 16 ? sizeof(T) * N : 16) Pack {
   T at[N];
 };
 
+// The built-in type of one access: the compiler keeps it whole, which it does not promise for a struct.
+template <int Bytes>
+struct AccessOf {
+  using type = uint4;
+};
+template <>
+struct AccessOf<8> {
+  using type = uint2;
+};
+template <>
+struct AccessOf<4> {
+  using type = unsigned;
+};
+template <>
+struct AccessOf<2> {
+  using type = unsigned short;
+};
+template <>
+struct AccessOf<1> {
+  using type = unsigned char;
+};
+
 template <int N, typename T>
 __device__ __forceinline__ Pack<T, N> load_pack(const T* from) {
-  return *reinterpret_cast<const Pack<T, N>*>(from);
+  using Access = typename AccessOf<sizeof(Pack<T, N>)>::type;
+  Pack<T, N> pack;
+#pragma unroll
+  for (int i = 0; i < static_cast<int>(sizeof(pack) / sizeof(Access)); ++i) {
+    const Access part = reinterpret_cast<const Access*>(from)[i];
+    memcpy(reinterpret_cast<char*>(&pack) + i * sizeof(Access), &part, sizeof(Access));
+  }
+  return pack;
 }
 
 template <int N, typename T>
 __device__ __forceinline__ void store_pack(T* to, const Pack<T, N>& pack) {
-  *reinterpret_cast<Pack<T, N>*>(to) = pack;
+  using Access = typename AccessOf<sizeof(Pack<T, N>)>::type;
+#pragma unroll
+  for (int i = 0; i < static_cast<int>(sizeof(pack) / sizeof(Access)); ++i) {
+    Access part;
+    memcpy(&part, reinterpret_cast<const char*>(&pack) + i * sizeof(Access), sizeof(Access));
+    reinterpret_cast<Access*>(to)[i] = part;
+  }
 }
 
 // value, brought into [-most, most]; NaN stays. Gradients are stored that way (largest_gradient in cuda/launch.h).

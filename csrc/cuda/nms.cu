@@ -27,7 +27,7 @@ Kept run_greedy_in(const Candidates& c, double iou_threshold, int64_t limit, boo
   kept.workspace = torch::stable::new_empty(c.boxes, {2 + tiles * kNmsWords}, ScalarType::Long);
   auto* const words = static_cast<unsigned long long*>(kept.workspace.mutable_data_ptr());
   fill_bytes(words, 0, static_cast<size_t>(kept.workspace.numel()) * sizeof(*words), stream);
-  CVOPS_LAUNCH(nms_kernel<T>, blocks_for(tiles, 1), kNmsThreads, 0, stream, c.data<T>(), c.order,
+  CVOPS_LAUNCH(nms_kernel<T>, blocks_for(tiles, 1), kNmsThreads, 0, stream, c.boxes.const_data_ptr<T>(), c.order,
                round_down<T>(iou_threshold), limit, reinterpret_cast<unsigned*>(words + 1), words + 2, kept.stride,
                kept.flags.mutable_data_ptr<uint8_t>(), counted ? words : nullptr);
   return kept;

@@ -40,7 +40,7 @@ __device__ __forceinline__ int64_t group_start(const NmsOrder& order, int64_t im
 // be among the first `limit` of the image and are dropped unseen. Memory is O(N).
 template <typename T>
 __global__ void __launch_bounds__(kNmsThreads)
-    nms_kernel(const Box<T>* __restrict__ candidates, NmsOrder order, T threshold, int64_t limit,
+    nms_kernel(const T* __restrict__ candidates, NmsOrder order, T threshold, int64_t limit,
                unsigned* __restrict__ ticket, unsigned long long* published, int64_t kept_stride,
                unsigned char* __restrict__ kept, unsigned long long* __restrict__ kept_count) {
   CVOPS_SHARED(BoxAndArea<T>, own, kNmsTile);
@@ -63,7 +63,7 @@ __global__ void __launch_bounds__(kNmsThreads)
   const bool exists = position < order.n;
   const T safe = threshold * T(1 - 1e-6);
 
-  const Box<T> box = exists ? candidates[image * order.n + position] : no_box<T>();
+  const Box<T> box = exists ? load_box<T>(candidates, image * order.n + position) : no_box<T>();
   const BoxAndArea<T> me{box, exact_area(box)};
   const bool valid = box.x1 == box.x1;
   const unsigned head = __ballot_sync(kAllLanes, exists && order.starts_group(image, position));
@@ -133,7 +133,7 @@ __global__ void __launch_bounds__(kNmsThreads)
       if (!__syncthreads_or(carried && !dead)) break;
       dead = is_dead[c] != 0;
       if (half == 0 && (mine >> c % kWarp & 1u) != 0) {
-        const Box<T> other = candidates[image * order.n + e * kNmsTile + c];
+        const Box<T> other = load_box<T>(candidates, image * order.n + e * kNmsTile + c);
         earlier[slot] = {other, exact_area(other)};
       }
       kept_before += count;

@@ -13,10 +13,10 @@ __global__ void __launch_bounds__(kThreads) nms_ids_kernel(const int64_t* __rest
   for (int64_t i = grid_index(); i < total; i += grid_stride()) ids[i] = all_ids[i / n * n + by_score[i]];
 }
 
-// candidates[b, p] = the box at position p of image b. With `limited`, scores must exceed score_threshold.
+// candidates[b, p, :] = the box at position p of image b. With `limited`, scores must exceed score_threshold.
 template <typename In, typename T>
 __global__ void __launch_bounds__(kThreads) nms_gather_kernel(const In* __restrict__ boxes, const In* __restrict__ scores, NmsOrder order,
-                                  bool limited, double score_threshold, Box<T>* __restrict__ candidates) {
+                                  bool limited, double score_threshold, T* __restrict__ candidates) {
   for (int64_t i = grid_index(); i < order.batch * order.n; i += grid_stride()) {
     const int64_t image = i / order.n, from = image * order.n + order.box(image, i % order.n);
     const Box<T> box = load_box<T>(boxes, from);
@@ -24,7 +24,7 @@ __global__ void __launch_bounds__(kThreads) nms_gather_kernel(const In* __restri
     // A NaN makes every comparison false.
     const bool ordered = box.x1 == box.x1 && box.y1 == box.y1 && box.x2 == box.x2 && box.y2 == box.y2;
     const bool wanted = limited ? static_cast<double>(score) > score_threshold : score == score;
-    candidates[i] = ordered && wanted ? box : no_box<T>();
+    store_box(candidates, i, ordered && wanted ? box : no_box<T>());
   }
 }
 
@@ -62,7 +62,7 @@ Candidates order_candidates(
     using T = compute_t<scalar_t>;
     CVOPS_LAUNCH((nms_gather_kernel<scalar_t, T>), blocks_for(total, kThreads), kThreads, 0, stream,
                  boxes.const_data_ptr<scalar_t>(), scores.const_data_ptr<scalar_t>(), order, limited,
-                 score_threshold.value_or(0), static_cast<Box<T>*>(in_order.mutable_data_ptr()));
+                 score_threshold.value_or(0), in_order.mutable_data_ptr<T>());
   });
   return {in_order, scores, by_score, groups, order};
 }

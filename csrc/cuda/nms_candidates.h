@@ -17,11 +17,6 @@ struct Candidates {
   Tensor by_score;
   Sorted groups;
   NmsOrder order;
-
-  template <typename T>
-  const Box<T>* data() const {
-    return static_cast<const Box<T>*>(boxes.const_data_ptr());
-  }
 };
 
 // boxes [.., N, 4] and scores [.., N], any floating dtypes, any strides; scores must exceed score_threshold if given.

@@ -24,7 +24,7 @@ std::tuple<Tensor, Tensor> soft_nms_cuda(
   CVOPS_DISPATCH_FLOATS(c.scores.scalar_type(), "soft_nms", [&] {
     using T = compute_t<scalar_t>;
     CVOPS_LAUNCH((soft_nms_kernel<scalar_t, T>), blocks_for(n, kSoftThreads), kSoftThreads, 0, scope.stream(),
-                 c.data<T>(), c.order, c.scores.const_data_ptr<scalar_t>(), method == kGaussian, T(sigma),
+                 c.boxes.const_data_ptr<T>(), c.order, c.scores.const_data_ptr<scalar_t>(), method == kGaussian, T(sigma),
                  round_down<T>(iou_threshold), T(score_threshold), current.mutable_data_ptr<T>(),
                  decayed.mutable_data_ptr<T>(), reinterpret_cast<unsigned long long*>(counter));
   });
@@ -49,9 +49,9 @@ Tensor matrix_nms_cuda(
   Tensor out = torch::stable::new_empty(boxes, {n}, c.scores.scalar_type());
   CVOPS_DISPATCH_FLOATS(c.scores.scalar_type(), "matrix_nms", [&] {
     using T = compute_t<scalar_t>;
-    CVOPS_LAUNCH(matrix_cover_kernel<T>, blocks, kMatrixThreads, 0, scope.stream(), c.data<T>(), c.order,
+    CVOPS_LAUNCH(matrix_cover_kernel<T>, blocks, kMatrixThreads, 0, scope.stream(), c.boxes.const_data_ptr<T>(), c.order,
                  covered.mutable_data_ptr<T>());
-    CVOPS_LAUNCH((matrix_decay_kernel<scalar_t, T>), blocks, kMatrixThreads, 0, scope.stream(), c.data<T>(), c.order,
+    CVOPS_LAUNCH((matrix_decay_kernel<scalar_t, T>), blocks, kMatrixThreads, 0, scope.stream(), c.boxes.const_data_ptr<T>(), c.order,
                  covered.const_data_ptr<T>(), c.scores.const_data_ptr<scalar_t>(), method == kGaussian, T(sigma),
                  out.mutable_data_ptr<scalar_t>());
   });

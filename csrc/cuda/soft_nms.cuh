@@ -58,7 +58,7 @@ __device__ __forceinline__ Best<T> block_best(Best<T> mine) {
 // score at which box i was taken, -inf if it never was; *taken counts them. `current` is workspace, [n].
 template <typename In, typename T>
 __global__ void __launch_bounds__(kSoftThreads, 2)
-    soft_nms_kernel(const Box<T>* __restrict__ candidates, NmsOrder order, const In* __restrict__ scores, bool gaussian,
+    soft_nms_kernel(const T* __restrict__ candidates, NmsOrder order, const In* __restrict__ scores, bool gaussian,
                     T sigma, T iou_threshold, T score_threshold, T* __restrict__ current, T* __restrict__ decayed,
                     unsigned long long* __restrict__ taken) {
   CVOPS_SHARED(unsigned, heads, kSoftThreads / kWarp);
@@ -76,7 +76,8 @@ __global__ void __launch_bounds__(kSoftThreads, 2)
       Best<T> best{no_score<T>(), order.n};
       for (; end < order.n && (order.ids == nullptr || order.ids[end] == order.ids[start]); end += kSoftThreads) {
         const int64_t box = order.box(0, end);
-        const bool valid = candidates[end].x1 == candidates[end].x1;
+        const T x1 = candidates[4 * end];
+        const bool valid = x1 == x1;
         current[end] = valid ? static_cast<T>(scores[box]) : no_score<T>();
         decayed[box] = no_score<T>();
         if (current[end] > score_threshold) best.take(current[end], end);
@@ -88,7 +89,7 @@ __global__ void __launch_bounds__(kSoftThreads, 2)
           decayed[order.box(0, best.position)] = best.score;
           atomicAdd(taken, 1ull);
         }
-        const Box<T> box = candidates[best.position];
+        const Box<T> box = load_box<T>(candidates, best.position);
         const BoxAndArea<T> winner{box, exact_area(box)};
         Best<T> next{no_score<T>(), order.n};
         for (int64_t p = start + t; p < end; p += kSoftThreads) {
@@ -98,7 +99,7 @@ __global__ void __launch_bounds__(kSoftThreads, 2)
             current[p] = no_score<T>();
             continue;
           }
-          const Box<T> other = candidates[p];
+          const Box<T> other = load_box<T>(candidates, p);
           const T iou = ExactOverlap<T>(winner, {other, exact_area(other)}).iou();
           if (iou > T(0)) {
             if (gaussian) score = mul_rn(score, exp_of(div_rn(-mul_rn(iou, iou), sigma)));
@@ -134,7 +135,7 @@ __device__ __forceinline__ int64_t group_start_alone(const NmsOrder& order, int6
 // Calls f(position of j, exact overlap of j and mine) for the earlier candidates of my group, tiles of them in shared
 // memory. All threads of the block take part; those without a candidate have start == position.
 template <typename T, typename F>
-__device__ __forceinline__ void for_each_earlier(const Box<T>* candidates, const NmsOrder& order, int64_t start,
+__device__ __forceinline__ void for_each_earlier(const T* candidates, const NmsOrder& order, int64_t start,
                                                  int64_t position, const BoxAndArea<T>& me, const F& f) {
   CVOPS_SHARED(BoxAndArea<T>, tile, kMatrixThreads);
   CVOPS_SHARED(int64_t, first, 1);
@@ -144,7 +145,7 @@ __device__ __forceinline__ void for_each_earlier(const Box<T>* candidates, const
   const int64_t block_end = (static_cast<int64_t>(blockIdx.x) + 1) * kMatrixThreads;
   for (int64_t base = first[0]; base < block_end; base += kMatrixThreads) {
     __syncthreads();
-    const Box<T> box = base + t < order.n ? candidates[base + t] : no_box<T>();
+    const Box<T> box = base + t < order.n ? load_box<T>(candidates, base + t) : no_box<T>();
     tile[t] = {box, exact_area(box)};
     __syncthreads();
 #pragma unroll 4
@@ -157,10 +158,10 @@ __device__ __forceinline__ void for_each_earlier(const Box<T>* candidates, const
 // covered[p] = largest IoU of candidate p with a higher-scored one of its group, 0 for none.
 template <typename T>
 __global__ void __launch_bounds__(kMatrixThreads)
-    matrix_cover_kernel(const Box<T>* __restrict__ candidates, NmsOrder order, T* __restrict__ covered) {
+    matrix_cover_kernel(const T* __restrict__ candidates, NmsOrder order, T* __restrict__ covered) {
   const int64_t position = grid_index();
   const bool exists = position < order.n;
-  const Box<T> box = exists ? candidates[position] : no_box<T>();
+  const Box<T> box = exists ? load_box<T>(candidates, position) : no_box<T>();
   T largest = T(0);
   for_each_earlier<T>(candidates, order, exists ? group_start_alone(order, position) : position, position,
                       {box, exact_area(box)},
@@ -173,11 +174,11 @@ __global__ void __launch_bounds__(kMatrixThreads)
 // (covered = 1) leaves the judgement to that one. Boxes that can never be kept get 0.
 template <typename In, typename T>
 __global__ void __launch_bounds__(kMatrixThreads)
-    matrix_decay_kernel(const Box<T>* __restrict__ candidates, NmsOrder order, const T* __restrict__ covered,
+    matrix_decay_kernel(const T* __restrict__ candidates, NmsOrder order, const T* __restrict__ covered,
                         const In* __restrict__ scores, bool gaussian, T sigma, In* __restrict__ decayed) {
   const int64_t position = grid_index();
   const bool exists = position < order.n;
-  const Box<T> box = exists ? candidates[position] : no_box<T>();
+  const Box<T> box = exists ? load_box<T>(candidates, position) : no_box<T>();
   T least = gaussian ? T(0) : T(1);
   for_each_earlier<T>(candidates, order, exists ? group_start_alone(order, position) : position, position,
                       {box, exact_area(box)}, [&](int64_t j, const ExactOverlap<T>& o) {

@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 
 
 def random_boxes(*shape, dtype=torch.float32, device="cpu", extent=100.0, size=60.0):
-    """Valid boxes [*shape, 4] with corners that may be negative."""
+    """Valid boxes [*shape, 4] with corners that may be negative; no side is so short that bfloat16 makes it vanish."""
     corner = (torch.rand(*shape, 2, dtype=torch.float64) - 0.3) * extent
-    side = torch.rand(*shape, 2, dtype=torch.float64) * size + 0.5
+    side = torch.rand(*shape, 2, dtype=torch.float64) * size + 4
     return torch.cat([corner, corner + side], -1).to(device, dtype)
 
 
