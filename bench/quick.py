@@ -22,12 +22,18 @@ def main(seconds: float = 60, rounds: int = 7) -> None:
                 if time.perf_counter() > stop:
                     left_out += 1
                     continue
-                print(f"\r{case!s:<70}", end="", file=sys.stderr, flush=True)
+                show(f"{case!s:<70}")
                 rows.append(common.compare(case, device, common.drive_plain, rounds))
-    print(f"\r{'':<70}\r", end="", file=sys.stderr)
+    show(f"{'':<70}\r")
     print(report.table(rows))
     if left_out:
         print(f"{left_out} cases left out: the {seconds:g} seconds were over")
+
+
+def show(text: str) -> None:
+    """A line on the terminal that the next one overwrites."""
+    if sys.stderr.isatty():
+        print(f"\r{text}", end="", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -53,87 +53,96 @@ inline void correlate_nhwc_block(
   for (int i = 0; i < X; ++i) store<T, lanes>(target + i * columns.step * c, sum[i]);
 }
 
-template <typename T, int lanes, int KX, int SX>
-void correlate_nhwc_row_of(
+// X positions of channels [first, last); the last vector may overlap the one before it.
+template <typename T, int X, int KX, int SX>
+inline void correlate_nhwc_across(
     const Correlation<T>& job, const AxisPhase& rows, const AxisPhase& columns, const T* source, int64_t row,
-    int64_t channel, T* target) {
-  for (int64_t x = 0; x < columns.count;) {
-    const int64_t left = columns.count - x;
-    if (left >= 7 || (left > 4 && columns.count >= 7)) {
-      x = smaller(x, columns.count - 7);
-      T* to = target + (columns.first + x * columns.step) * job.groups + channel;
-      correlate_nhwc_block<T, lanes, 7, KX, SX>(job, rows, columns, source, row, x, channel, to);
-      x += 7;
-    } else if (columns.count >= 4) {
-      x = smaller(x, columns.count - 4);
-      T* to = target + (columns.first + x * columns.step) * job.groups + channel;
-      correlate_nhwc_block<T, lanes, 4, KX, SX>(job, rows, columns, source, row, x, channel, to);
-      x += 4;
+    int64_t x, int64_t first, int64_t last, T* target) {
+  constexpr int lanes = full_lanes<T>, half = lanes / 2;
+  T* to = target + (columns.first + x * columns.step) * job.groups;
+  for (int64_t c = first; c < last;) {
+    if (job.groups < half) {
+      correlate_nhwc_block<T, 1, 1, 0, 0>(job, rows, columns, source, row, x, c, to + c);
+      for (int i = 1; i < X; ++i) {
+        correlate_nhwc_block<T, 1, 1, 0, 0>(
+            job, rows, columns, source, row, x + i, c, to + i * columns.step * job.groups + c);
+      }
+      ++c;
+    } else if (last - c > half && job.groups >= lanes) {
+      c = smaller(c, job.groups - lanes);
+      correlate_nhwc_block<T, lanes, X, KX, SX>(job, rows, columns, source, row, x, c, to + c);
+      c += lanes;
     } else {
-      T* to = target + (columns.first + x * columns.step) * job.groups + channel;
-      correlate_nhwc_block<T, lanes, 1, 0, 0>(job, rows, columns, source, row, x, channel, to);
-      x += 1;
+      c = smaller(c, job.groups - half);
+      correlate_nhwc_block<T, half, X, KX, SX>(job, rows, columns, source, row, x, c, to + c);
+      c += half;
     }
   }
 }
 
-template <typename T, int lanes>
-void correlate_nhwc_row(
+// One target row, in chunks of channels whose sources for 7 positions and whose weights stay in L1.
+template <typename T, int KX, int SX>
+void correlate_nhwc_row_of(
     const Correlation<T>& job, const AxisPhase& rows, const AxisPhase& columns, const T* source, int64_t row,
-    int64_t channel, T* target) {
-  if constexpr (sizeof(T) == 4 && lanes > 1) {
-    if (columns.tap_step == 1 && columns.stride == 1) {
-      switch (columns.taps) {
-        case 1: return correlate_nhwc_row_of<T, lanes, 1, 1>(job, rows, columns, source, row, channel, target);
-        case 2: return correlate_nhwc_row_of<T, lanes, 2, 1>(job, rows, columns, source, row, channel, target);
-        case 3: return correlate_nhwc_row_of<T, lanes, 3, 1>(job, rows, columns, source, row, channel, target);
-        case 4: return correlate_nhwc_row_of<T, lanes, 4, 1>(job, rows, columns, source, row, channel, target);
-        case 5: return correlate_nhwc_row_of<T, lanes, 5, 1>(job, rows, columns, source, row, channel, target);
-        case 7: return correlate_nhwc_row_of<T, lanes, 7, 1>(job, rows, columns, source, row, channel, target);
-      }
-    } else if (columns.tap_step == 1 && columns.stride == 2) {
-      switch (columns.taps) {
-        case 3: return correlate_nhwc_row_of<T, lanes, 3, 2>(job, rows, columns, source, row, channel, target);
-        case 5: return correlate_nhwc_row_of<T, lanes, 5, 2>(job, rows, columns, source, row, channel, target);
-        case 7: return correlate_nhwc_row_of<T, lanes, 7, 2>(job, rows, columns, source, row, channel, target);
+    T* target) {
+  constexpr int64_t chunk = 512 / sizeof(T);
+  for (int64_t c = 0; c < job.groups; c += chunk) {
+    const int64_t last = smaller(c + chunk, job.groups);
+    for (int64_t x = 0; x < columns.count;) {
+      const int64_t left = columns.count - x;
+      if (left > 4 && columns.count >= 7) {
+        x = smaller(x, columns.count - 7);
+        correlate_nhwc_across<T, 7, KX, SX>(job, rows, columns, source, row, x, c, last, target);
+        x += 7;
+      } else if (columns.count >= 4) {
+        x = smaller(x, columns.count - 4);
+        correlate_nhwc_across<T, 4, KX, SX>(job, rows, columns, source, row, x, c, last, target);
+        x += 4;
+      } else {
+        correlate_nhwc_across<T, 1, 0, 0>(job, rows, columns, source, row, x, c, last, target);
+        x += 1;
       }
     }
   }
-  correlate_nhwc_row_of<T, lanes, 0, 0>(job, rows, columns, source, row, channel, target);
+}
+
+template <typename T>
+void correlate_nhwc_row(
+    const Correlation<T>& job, const AxisPhase& rows, const AxisPhase& columns, const T* source, int64_t row,
+    T* target) {
+  if constexpr (sizeof(T) == 4) {
+    if (columns.tap_step == 1 && columns.stride == 1) {
+      switch (columns.taps) {
+        case 1: return correlate_nhwc_row_of<T, 1, 1>(job, rows, columns, source, row, target);
+        case 2: return correlate_nhwc_row_of<T, 2, 1>(job, rows, columns, source, row, target);
+        case 3: return correlate_nhwc_row_of<T, 3, 1>(job, rows, columns, source, row, target);
+        case 4: return correlate_nhwc_row_of<T, 4, 1>(job, rows, columns, source, row, target);
+        case 5: return correlate_nhwc_row_of<T, 5, 1>(job, rows, columns, source, row, target);
+        case 7: return correlate_nhwc_row_of<T, 7, 1>(job, rows, columns, source, row, target);
+      }
+    } else if (columns.tap_step == 1 && columns.stride == 2) {
+      switch (columns.taps) {
+        case 3: return correlate_nhwc_row_of<T, 3, 2>(job, rows, columns, source, row, target);
+        case 5: return correlate_nhwc_row_of<T, 5, 2>(job, rows, columns, source, row, target);
+        case 7: return correlate_nhwc_row_of<T, 7, 2>(job, rows, columns, source, row, target);
+      }
+    }
+  }
+  correlate_nhwc_row_of<T, 0, 0>(job, rows, columns, source, row, target);
 }
 
 // Rows [first, last) of the n * target_h rows of the target; groups are the channels, sources = targets = 1.
 template <typename T>
 void correlate_nhwc(const Correlation<T>& job, const T* source, T* target, int64_t first, int64_t last) {
-  constexpr int lanes = full_lanes<T>, half = lanes / 2;
-  const int64_t c = job.groups;
   for (int64_t item = first; item < last; ++item) {
     const int64_t image = item / job.target_h, y = item % job.target_h;
     const AxisPhase& rows = job.rows[y % job.row_phases];
-    const T* plane = source + image * job.source_h * job.source_w * c;
-    T* out = target + item * job.target_w * c;
-    const int64_t row = (y - rows.first) / rows.step;
+    const T* plane = source + image * job.source_h * job.source_w * job.groups;
+    T* out = target + item * job.target_w * job.groups;
     for (int64_t q = 0; q < job.column_phases; ++q) {
-      const AxisPhase& columns = job.columns[q];
-      if (c < half) {
-        for (int64_t channel = 0; channel < c; ++channel) {
-          correlate_nhwc_row<T, 1>(job, rows, columns, plane, row, channel, out);
-        }
-        continue;
-      }
-      for (int64_t channel = 0; channel < c;) {
-        if (c - channel > half && c >= lanes) {
-          channel = smaller(channel, c - lanes);
-          correlate_nhwc_row<T, lanes>(job, rows, columns, plane, row, channel, out);
-          channel += lanes;
-        } else {
-          channel = smaller(channel, c - half);
-          correlate_nhwc_row<T, half>(job, rows, columns, plane, row, channel, out);
-          channel += half;
-        }
-      }
+      correlate_nhwc_row(job, rows, job.columns[q], plane, (y - rows.first) / rows.step, out);
     }
-    if (job.activation != kNoActivation) activate_row(out, job.target_w * c, job.activation);
+    if (job.activation != kNoActivation) activate_row(out, job.target_w * job.groups, job.activation);
   }
 }
 
