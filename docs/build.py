@@ -18,19 +18,20 @@ Conventions that hold for all of them are in [numerics.md](numerics.md). All fun
 """
 ZOO_HEAD = """# Zoo
 
-Every registered model, made from the registry by `docs/build.py`. Build one with `cvops.create_model(name)`; `cvops models`
-prints the same table.
+Every registered model, made from the registry by `docs/build.py`. Build one with `cvops.create_model(name)`;
+`cvops models` prints the same table.
 
 - `create_model(name, num_classes=10, in_chans=1, weights="file.safetensors")` takes checkpoints of the publishers named
   below, recognises whose they are, maps every key, adapts classifier and first convolution, and reports what it did
   (`model.weights_report`). An entry without a place is an error unless `strict=False`.
-- `model(images)` gives logits `[N, num_classes]`; `model.features(images)` the maps that `model.feature_info` declares.
-- `cvops.nn.fuse(model)` returns a copy for inference, with batch norm folded and activations fused into the depthwise op.
-- Settings in brackets are what a publisher's checkpoints run with and their keys do not show; `create_model` applies them.
+- `model(images)` gives logits `[N, num_classes]`; `model.features(images)` the maps of `model.feature_info`.
+- `cvops.nn.fuse(model)` returns a copy for inference: batch norm folded, activations fused into the depthwise op.
+- Settings in brackets are what a publisher's checkpoints need and their keys do not show; `create_model` applies them.
 - `tf_` names pad as TensorFlow does (`'same'`, batch-norm epsilon 1e-3); the others as torchvision does.
 
-Outputs equal the peers' with the peers' weights: `tests/models/test_parity.py` copies random weights of torchvision, timm
-and efficientnet-pytorch in, at an even and an odd input size; `tests/models/test_golden.py` compares with stored numbers.
+Outputs equal the peers' with the peers' weights: `tests/models/test_parity.py` copies random weights of torchvision,
+timm and efficientnet-pytorch in, at an even and an odd input size; `tests/models/test_golden.py` compares with stored
+numbers.
 """
 
 
