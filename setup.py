@@ -141,7 +141,7 @@ def ninja_file(torch: Torch, toolkit: CudaToolkit | None, out: Path) -> tuple[st
             "rule nvcc\n  command = $nvcc -MD -MF $out.d $flags -c $in -o $out\n  depfile = $out.d\n  deps = gcc"
         )
         host = ",".join(["-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-unknown-pragmas"])
-        flags = ["-std=c++20", "-O3", "--expt-relaxed-constexpr", "--threads=1", f"-Xcompiler={host}", *defines]
+        flags = ["-std=c++20", "-O3", "-fmad=false", "--expt-relaxed-constexpr", "--threads=1", f"-Xcompiler={host}", *defines]
         flags += ["-DUSE_CUDA", f"-I{ROOT}/csrc", f"-I{torch.root}/include", f"-I{toolkit.home}/include"]
         flags += toolkit.archs() + (["--Werror=all-warnings"] if werror else [])
         link = [str(out / "_ops.so"), "-Wl,-rpath,'$$ORIGIN'", f"-L{torch.root}/lib", "-ltorch_cuda", "-ltorch_cpu"]

@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "host")]
 
-from build import TORCH_TARGET_VERSION, build, torch_root  # noqa: E402
+from host_library import TORCH_TARGET_VERSION, build, torch_root  # noqa: E402
 
 # As in setup.py.
 FLAGS = ["-std=c++20", "-O3", "-fmad=false", "--expt-relaxed-constexpr", "-DTORCH_STABLE_ONLY", "-DUSE_CUDA"]
@@ -52,7 +52,9 @@ def nvcc() -> Path:
 
 
 def demangled(names: list[str]) -> list[str]:
-    return subprocess.run(["c++filt"], input="\n".join(names), capture_output=True, text=True, check=True).stdout.split("\n")
+    return subprocess.run(["c++filt"], input="\n".join(names), capture_output=True, text=True, check=True).stdout.split(
+        "\n"
+    )
 
 
 def widest(ptx: str, instruction: str) -> int:
@@ -73,7 +75,8 @@ def compile_kernels(source: Path, arch: str) -> Iterator[Kernel]:
         ptx = next(Path(folder).glob("*.ptx")).read_text()
     bodies = {m[1]: m[0] for m in re.finditer(r"\.entry (\w+)\(.*?^\}", ptx, re.S | re.M)}
     reports = re.findall(
-        r"Compiling entry function '(\w+)'.*?(\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers([^\n]*)",
+        r"Compiling entry function '(\w+)'.*?(\d+) bytes spill stores, (\d+) bytes spill loads"
+        r".*?Used (\d+) registers([^\n]*)",
         done.stderr,
         re.S,
     )

@@ -18,6 +18,7 @@ namespace {
 using torch::headeronly::MemoryFormat;
 
 constexpr int64_t kStripBytes = 48 << 10;  // of packed source: with the target beside it, well inside L2
+constexpr int64_t kPrefetchBytes = 12 << 20;
 constexpr int64_t kSlack = 64;             // elements that vector loads and row copies may run over
 constexpr int64_t kOpsPerTask = 1 << 15;   // multiply-adds below which another thread costs more than it brings
 
@@ -133,6 +134,7 @@ void run(Correlation<T> job, const Plan& plan, bool channels_last, const Tensor&
     if constexpr (std::is_same_v<S, T>) {
       const std::vector<T> weight = channels_inside(job.weight, job.groups, job.kh * job.kw);
       job.weight = weight.data();
+      job.prefetch = (source.numel() + target.numel()) * static_cast<int64_t>(sizeof(T)) > kPrefetchBytes;
       const int64_t grain = kOpsPerTask / (row_ops * job.groups) + 1;
       torch::stable::parallel_for(0, job.n * job.target_h, grain, [&](int64_t first, int64_t last) {
         CVOPS_CALL_ISA(correlate_nhwc, job, from, to, first, last);

@@ -19,6 +19,7 @@ struct Correlation {
   int64_t kh, kw;
   const T* bias;  // [targets of all groups] or null
   int64_t activation;
+  bool prefetch;  // NHWC: the tensors are larger than the caches nearby
 };
 
 // How a plane is cut into strips and laid out in scratch memory, NCHW only. A source row is stored as `stride`

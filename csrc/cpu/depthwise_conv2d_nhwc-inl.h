@@ -16,6 +16,18 @@ inline void correlate_nhwc_block(
   const V init = job.bias ? load<T, lanes>(job.bias + channel) : V{};
 #pragma GCC unroll 16
   for (int i = 0; i < X; ++i) sum[i] = init;
+  if (job.prefetch) {
+    // Seven positions of three rows are too many streams for the hardware to follow; what the next row of the target
+    // adds is asked for one row ahead. Past the end this is harmless.
+    for (int64_t k = 0; k < rows.stride; ++k) {
+      const int64_t y = (row + 1) * rows.stride + rows.base + (rows.taps - 1) * rows.tap_step - k;
+      const T* next = source + (y * job.source_w + x * columns.stride) * c + channel;
+      unrolled<X * (SX == 0 ? 1 : SX)>(CVOPS_INLINED(auto i) { __builtin_prefetch(next + i * c, 0, 3); });
+    }
+    unrolled<X>(CVOPS_INLINED(auto i) {
+      __builtin_prefetch(target + (rows.step * job.target_w + i * columns.step) * c, 1, 3);
+    });
+  }
   for (int64_t ky = 0; ky < rows.taps; ++ky) {
     const int64_t y = row * rows.stride + rows.base + ky * rows.tap_step;
     if (y < 0 || y >= job.source_h) continue;
@@ -80,12 +92,13 @@ inline void correlate_nhwc_across(
   }
 }
 
-// One target row, in chunks of channels whose sources for 7 positions and whose weights stay in L1.
+// One target row, in even chunks of channels whose sources for 7 positions and whose weights stay in L1.
 template <typename T, int KX, int SX>
 void correlate_nhwc_row_of(
     const Correlation<T>& job, const AxisPhase& rows, const AxisPhase& columns, const T* source, int64_t row,
     T* target) {
-  constexpr int64_t chunk = 512 / sizeof(T);
+  constexpr int64_t most = 640 / sizeof(T);
+  const int64_t chunk = ceil_div(ceil_div(job.groups, ceil_div(job.groups, most)), full_lanes<T>) * full_lanes<T>;
   for (int64_t c = 0; c < job.groups; c += chunk) {
     const int64_t last = smaller(c + chunk, job.groups);
     for (int64_t x = 0; x < columns.count;) {

@@ -264,7 +264,8 @@ inline T sum_lanes(Vec<T, lanes> v) {
   return sum;
 }
 
-// exp by halving: x = n ln 2 + r, |r| <= ln(2) / 2, Taylor in r; accurate to about two units in the last place.
+// exp: x = n ln 2 + r, |r| <= ln(2) / 2, Taylor in r; within about two units in the last place. Above 88.3 (709.3 for
+// double) it is infinite, below minus that it stays at its value there.
 template <typename T, int lanes>
 inline Vec<T, lanes> exp_of(Vec<T, lanes> x) {
   typedef Vec<T, lanes> V;
@@ -285,5 +286,6 @@ inline Vec<T, lanes> exp_of(Vec<T, lanes> x) {
   for (int k = degree - 1; k >= 0; --k) sum = fma_of<T, lanes>(sum, r, splat<T, lanes>(inverse[k]));
   typedef Vec<I, lanes> VI;
   const VI exponent = __builtin_convertvector(n, VI) + bias;
-  return sum * (V)(exponent << mantissa);
+  const V infinity = splat<T, lanes>(static_cast<T>(__builtin_inf()));
+  return x > high ? infinity : sum * (V)(exponent << mantissa);
 }

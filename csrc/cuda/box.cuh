@@ -13,7 +13,7 @@ template <typename T, typename In>
 __device__ __forceinline__ Box<T> load_box(const In* boxes, int64_t i) {
   const Pack<In, 4> corners = load_pack<4>(boxes + 4 * i);
   return {static_cast<T>(corners.at[0]), static_cast<T>(corners.at[1]), static_cast<T>(corners.at[2]),
-          static_cast<T>(corners.at[3])};
+      static_cast<T>(corners.at[3])};
 }
 
 // A box of NaN: it overlaps nothing, and its x1 differs from itself.
@@ -33,12 +33,16 @@ __device__ __forceinline__ void store_box(Out* boxes, int64_t i, const Box<T>& b
 // The same for a gradient, which saturates at `most`.
 template <typename Out, typename T>
 __device__ __forceinline__ void store_box_gradient(Out* boxes, int64_t i, const Box<T>& g, T most) {
-  store_box(boxes, i,
-            Box<T>{saturated(g.x1, most), saturated(g.y1, most), saturated(g.x2, most), saturated(g.y2, most)});
+  store_box(
+      boxes, i, Box<T>{saturated(g.x1, most), saturated(g.y1, most), saturated(g.x2, most), saturated(g.y2, most)});
 }
 
-__device__ __forceinline__ float atan2_of(float y, float x) { return atan2f(y, x); }
-__device__ __forceinline__ double atan2_of(double y, double x) { return atan2(y, x); }
+__device__ __forceinline__ float atan2_of(float y, float x) {
+  return atan2f(y, x);
+}
+__device__ __forceinline__ double atan2_of(double y, double x) {
+  return atan2(y, x);
+}
 
 template <int metric, typename T>
 __device__ __forceinline__ BoxTerms<T> terms_of(const Box<T>& box) {

@@ -32,9 +32,9 @@ Tensor box_iou_cuda(const Tensor& boxes1_in, const Tensor& boxes2_in, int64_t me
     constexpr int wide = 16 / sizeof(T);
     const auto launch = [&]<int metric, int V>() {
       CVOPS_LAUNCH((box_iou_kernel<metric, V, scalar_t, T>), blocks_for(tiles, 1), kIouThreads,
-                   static_cast<size_t>(tile_rows) * sizeof(BoxAndTerms<T>), scope.stream(),
-                   boxes1.const_data_ptr<scalar_t>(), boxes2.const_data_ptr<scalar_t>(), s.batch, s.n, s.m, log2_lanes,
-                   MetricEps<T>{T(0), T(eps_in)}, out.mutable_data_ptr<T>());
+          static_cast<size_t>(tile_rows) * sizeof(BoxAndTerms<T>), scope.stream(), boxes1.const_data_ptr<scalar_t>(),
+          boxes2.const_data_ptr<scalar_t>(), s.batch, s.n, s.m, log2_lanes, MetricEps<T>{T(0), T(eps_in)},
+          out.mutable_data_ptr<T>());
     };
     dispatch_metric(metric, [&]<int metric>() {
       // Every row starts at a multiple of 16 bytes only if its length is one.
@@ -67,13 +67,13 @@ std::tuple<Tensor, Tensor> box_iou_backward_cuda(
     const T* g = grad.const_data_ptr<T>();
     dispatch_metric(metric, [&]<int metric>() {
       CVOPS_LAUNCH((box_iou_backward_kernel<metric, false, scalar_t, T>),
-                   blocks_for(s.batch * ((s.n + outputs1 - 1) / outputs1), 1), kIouBackwardThreads, 0, scope.stream(),
-                   p1, p2, g, s.batch, s.n, s.m, PairStrides{s.m, 1}, log2_lanes1, eps,
-                   largest_gradient<scalar_t, T>(), grad1.mutable_data_ptr<scalar_t>());
+          blocks_for(s.batch * ((s.n + outputs1 - 1) / outputs1), 1), kIouBackwardThreads, 0, scope.stream(), p1, p2, g,
+          s.batch, s.n, s.m, PairStrides{s.m, 1}, log2_lanes1, eps, largest_gradient<scalar_t, T>(),
+          grad1.mutable_data_ptr<scalar_t>());
       CVOPS_LAUNCH((box_iou_backward_kernel<metric, true, scalar_t, T>),
-                   blocks_for(s.batch * ((s.m + outputs2 - 1) / outputs2), 1), kIouBackwardThreads, 0, scope.stream(),
-                   p2, p1, g, s.batch, s.m, s.n, PairStrides{1, s.m}, log2_lanes2, eps,
-                   largest_gradient<scalar_t, T>(), grad2.mutable_data_ptr<scalar_t>());
+          blocks_for(s.batch * ((s.m + outputs2 - 1) / outputs2), 1), kIouBackwardThreads, 0, scope.stream(), p2, p1, g,
+          s.batch, s.m, s.n, PairStrides{1, s.m}, log2_lanes2, eps, largest_gradient<scalar_t, T>(),
+          grad2.mutable_data_ptr<scalar_t>());
     });
   });
   return {grad1, grad2};

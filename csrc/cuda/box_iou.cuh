@@ -14,9 +14,9 @@ constexpr int kIouColumnsPerThread = 4;
 // lie along the rows, so that few columns still fill a block. A thread's columns are in packs of V, the rows of a tile
 // in dynamic shared memory, BoxAndTerms<T>[tile rows].
 template <int metric, int V, typename In, typename T>
-__global__ void __launch_bounds__(kIouThreads, sizeof(T) == 8 ? 4 : 8)
+__global__ void __launch_bounds__(kIouThreads, sizeof(T) == 8 ? 3 : 8)
     box_iou_kernel(const In* __restrict__ boxes1, const In* __restrict__ boxes2, int64_t batch, int64_t n, int64_t m,
-                   int log2_lanes, MetricEps<T> eps, T* __restrict__ out) {
+        int log2_lanes, MetricEps<T> eps, T* __restrict__ out) {
   constexpr int kPacks = kIouColumnsPerThread / V;
   CVOPS_DYNAMIC_SHARED(BoxAndTerms<T>, rows);
   const int lanes = 1 << log2_lanes;
@@ -38,22 +38,25 @@ __global__ void __launch_bounds__(kIouThreads, sizeof(T) == 8 ? 4 : 8)
 
     Box<T> boxes[kIouColumnsPerThread];
     BoxTerms<T> terms[kIouColumnsPerThread];
-    int64_t column[kPacks];
+    const int64_t column = column0 + along_columns * V;  // my first pack; the others are `pack_step` apart
+    const int pack_step = lanes * V;
+    const int present = static_cast<int>(m - column < tile_columns ? m - column : tile_columns);
 #pragma unroll
     for (int p = 0; p < kPacks; ++p) {
-      column[p] = column0 + static_cast<int64_t>(p * lanes + along_columns) * V;
 #pragma unroll
       for (int v = 0; v < V; ++v) {
         // Past the end the last box stands in, and nothing is stored.
-        boxes[p * V + v] = load_box<T>(boxes2, image * m + (column[p] + v < m ? column[p] + v : m - 1));
+        const int64_t j = column + p * pack_step + v;
+        boxes[p * V + v] = load_box<T>(boxes2, image * m + (j < m ? j : m - 1));
         terms[p * V + v] = terms_of<metric>(boxes[p * V + v]);
       }
     }
     __syncthreads();
 
-    for (int r = along_rows; r < tile_rows && row0 + r < n; r += row_step) {
+    // A running pointer: with the address computed per row, nvcc splits the 16-byte store into four.
+    T* out_row = out + (image * n + row0 + along_rows) * m + column;
+    for (int r = along_rows; r < tile_rows && row0 + r < n; r += row_step, out_row += row_step * m) {
       const BoxAndTerms<T> row = rows[r];
-      T* const out_row = out + (image * n + row0 + r) * m;
 #pragma unroll
       for (int p = 0; p < kPacks; ++p) {
         Pack<T, V> values;
@@ -61,7 +64,7 @@ __global__ void __launch_bounds__(kIouThreads, sizeof(T) == 8 ? 4 : 8)
         for (int v = 0; v < V; ++v) {
           values.at[v] = box_metric<metric>(row.box, row.terms, boxes[p * V + v], terms[p * V + v], eps);
         }
-        if (column[p] < m) store_pack(out_row + column[p], values);
+        if (p * pack_step < present) store_pack(out_row + p * pack_step, values);
       }
     }
   }
@@ -74,15 +77,15 @@ struct PairStrides {
   int64_t of_output, of_other;
 };
 
-// grads[b, i] = sum over k of grad * d metric / d boxes[b, i], for one of the two sets ("output", count of them), against
-// all boxes of the other set. `second` says that the outputs are boxes2. 2^log2_lanes threads share one output and add
-// up in a fixed order, so the result does not depend on timing; the lanes lie along whichever of the two is contiguous
-// in the matrix.
+// grads[b, i] = sum over k of grad * d metric / d boxes[b, i], for one of the two sets ("output", count of them),
+// against all boxes of the other set. `second` says that the outputs are boxes2. 2^log2_lanes threads share one output
+// and add up in a fixed order, so the result does not depend on timing; the lanes lie along whichever of the two is
+// contiguous in the matrix.
 template <int metric, bool second, typename In, typename T>
 __global__ void __launch_bounds__(kIouBackwardThreads, sizeof(T) == 8 ? 2 : 4)
     box_iou_backward_kernel(const In* __restrict__ boxes, const In* __restrict__ others, const T* __restrict__ grad,
-                            int64_t batch, int64_t count, int64_t other_count, PairStrides strides, int log2_lanes,
-                            MetricEps<T> eps, T most, In* __restrict__ grads) {
+        int64_t batch, int64_t count, int64_t other_count, PairStrides strides, int log2_lanes, MetricEps<T> eps,
+        T most, In* __restrict__ grads) {
   CVOPS_SHARED(Box<T>, partial, kIouBackwardThreads);
   const int t = static_cast<int>(threadIdx.x);
   const int lanes = 1 << log2_lanes, outputs = kIouBackwardThreads >> log2_lanes;

@@ -14,7 +14,7 @@
 
 // The dynamic shared memory of the launch, as a pointer: CVOPS_DYNAMIC_SHARED(float, tile).
 #ifndef CVOPS_DYNAMIC_SHARED
-#define CVOPS_DYNAMIC_SHARED(type, name)                          \
+#define CVOPS_DYNAMIC_SHARED(type, name)                         \
   extern __shared__ __align__(16) unsigned char cvops_dynamic[]; \
   type* const name = reinterpret_cast<type*>(cvops_dynamic)
 #endif
@@ -35,11 +35,19 @@ struct Compute<double> {
 };
 
 // First index and stride of a loop over all threads of a one-dimensional grid.
-__device__ __forceinline__ int64_t grid_index() { return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; }
-__device__ __forceinline__ int64_t grid_stride() { return static_cast<int64_t>(gridDim.x) * blockDim.x; }
+__device__ __forceinline__ int64_t grid_index() {
+  return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+}
+__device__ __forceinline__ int64_t grid_stride() {
+  return static_cast<int64_t>(gridDim.x) * blockDim.x;
+}
 
-__device__ __forceinline__ int lane() { return static_cast<int>(threadIdx.x) % kWarp; }
-__device__ __forceinline__ int warp() { return static_cast<int>(threadIdx.x) / kWarp; }
+__device__ __forceinline__ int lane() {
+  return static_cast<int>(threadIdx.x) % kWarp;
+}
+__device__ __forceinline__ int warp() {
+  return static_cast<int>(threadIdx.x) / kWarp;
+}
 
 // N values moved by loads and stores of up to 16 bytes; the address must be a multiple of the pack, or of 16.
 template <typename T, int N>

@@ -16,8 +16,8 @@ Tensor iou_loss_cuda(const Tensor& boxes1_in, const Tensor& boxes2_in, int64_t m
     using T = compute_t<scalar_t>;
     dispatch_metric(metric, [&]<int metric>() {
       CVOPS_LAUNCH((iou_loss_kernel<metric, scalar_t, T>), blocks_for(n, kIouLossThreads), kIouLossThreads, 0,
-                   scope.stream(), boxes1.const_data_ptr<scalar_t>(), boxes2.const_data_ptr<scalar_t>(), n,
-                   MetricEps<T>{T(eps_in), T(eps_in)}, out.mutable_data_ptr<T>());
+          scope.stream(), boxes1.const_data_ptr<scalar_t>(), boxes2.const_data_ptr<scalar_t>(), n,
+          MetricEps<T>{T(eps_in), T(eps_in)}, out.mutable_data_ptr<T>());
     });
   });
   return out;
@@ -33,10 +33,9 @@ std::tuple<Tensor, Tensor> iou_loss_backward_cuda(
     using T = compute_t<scalar_t>;
     dispatch_metric(metric, [&]<int metric>() {
       CVOPS_LAUNCH((iou_loss_backward_kernel<metric, scalar_t, T>), blocks_for(n, kIouLossThreads), kIouLossThreads, 0,
-                   scope.stream(), grad.const_data_ptr<T>(), n > 1 ? grad.stride(0) : 0,
-                   boxes1.const_data_ptr<scalar_t>(), boxes2.const_data_ptr<scalar_t>(), n,
-                   MetricEps<T>{T(eps_in), T(eps_in)}, largest_gradient<scalar_t, T>(),
-                   grad1.mutable_data_ptr<scalar_t>(), grad2.mutable_data_ptr<scalar_t>());
+          scope.stream(), grad.const_data_ptr<T>(), n > 1 ? grad.stride(0) : 0, boxes1.const_data_ptr<scalar_t>(),
+          boxes2.const_data_ptr<scalar_t>(), n, MetricEps<T>{T(eps_in), T(eps_in)}, largest_gradient<scalar_t, T>(),
+          grad1.mutable_data_ptr<scalar_t>(), grad2.mutable_data_ptr<scalar_t>());
     });
   });
   return {grad1, grad2};

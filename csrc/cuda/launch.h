@@ -78,12 +78,12 @@ constexpr T largest_gradient() {
 #ifndef CVOPS_LAUNCH
 template <typename... Parameters, typename... Arguments>
 void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
-            cudaStream_t stream, const Arguments&... arguments) {
+    cudaStream_t stream, const Arguments&... arguments) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
   constexpr size_t without_opt_in = 48 << 10;
   if (shared_bytes > without_opt_in) {
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)),
-          name);
+        name);
   }
   kernel<<<grid, block, shared_bytes, stream>>>(arguments...);
   check(cudaGetLastError(), name);

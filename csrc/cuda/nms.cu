@@ -28,25 +28,23 @@ Kept run_greedy_in(const Candidates& c, double iou_threshold, int64_t limit, boo
   auto* const words = static_cast<unsigned long long*>(kept.workspace.mutable_data_ptr());
   fill_bytes(words, 0, static_cast<size_t>(kept.workspace.numel()) * sizeof(*words), stream);
   CVOPS_LAUNCH(nms_kernel<T>, blocks_for(tiles, 1), kNmsThreads, 0, stream, c.boxes.const_data_ptr<T>(), c.order,
-               round_down<T>(iou_threshold), limit, reinterpret_cast<unsigned*>(words + 1), words + 2, kept.stride,
-               kept.flags.mutable_data_ptr<uint8_t>(), counted ? words : nullptr);
+      round_down<T>(iou_threshold), limit, reinterpret_cast<unsigned*>(words + 1), words + 2, kept.stride,
+      kept.flags.mutable_data_ptr<uint8_t>(), counted ? words : nullptr);
   return kept;
 }
 
 Kept run_greedy(const Candidates& c, double iou_threshold, int64_t limit, bool counted, cudaStream_t stream) {
-  return c.boxes.scalar_type() == ScalarType::Double
-             ? run_greedy_in<double>(c, iou_threshold, limit, counted, stream)
-             : run_greedy_in<float>(c, iou_threshold, limit, counted, stream);
+  return c.boxes.scalar_type() == ScalarType::Double ? run_greedy_in<double>(c, iou_threshold, limit, counted, stream)
+                                                     : run_greedy_in<float>(c, iou_threshold, limit, counted, stream);
 }
 
 void compact(const Kept& kept, const NmsOrder& order, Tensor& indices, int64_t* counts, cudaStream_t stream) {
   CVOPS_LAUNCH(nms_compact_kernel, blocks_for(order.batch, 1), kCompactThreads, 0, stream,
-               kept.flags.const_data_ptr<uint8_t>(), kept.stride, order.by_score, order.batch, order.n,
-               indices.size(indices.dim() - 1), indices.mutable_data_ptr<int64_t>(), counts);
+      kept.flags.const_data_ptr<uint8_t>(), kept.stride, order.by_score, order.batch, order.n,
+      indices.size(indices.dim() - 1), indices.mutable_data_ptr<int64_t>(), counts);
 }
 
-Tensor nms_cuda(
-    const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& idxs, double iou_threshold) {
+Tensor nms_cuda(const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& idxs, double iou_threshold) {
   const int64_t n = check_nms("nms", boxes, scores, idxs, iou_threshold);
   if (n == 0) return torch::stable::new_empty(boxes, {0}, ScalarType::Long);
   const DeviceScope scope(boxes);
@@ -59,20 +57,19 @@ Tensor nms_cuda(
   return indices;
 }
 
-std::tuple<Tensor, Tensor> nms_padded_cuda(
-    const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& idxs, double iou_threshold,
-    int64_t max_output, std::optional<double> score_threshold) {
+std::tuple<Tensor, Tensor> nms_padded_cuda(const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& idxs,
+    double iou_threshold, int64_t max_output, std::optional<double> score_threshold) {
   const PaddedSizes s = check_nms_padded(boxes, scores, idxs, iou_threshold, max_output);
   const DeviceScope scope(boxes);
   Tensor indices = torch::stable::new_empty(boxes, {s.batch, max_output}, ScalarType::Long);
   Tensor counts = torch::stable::new_empty(boxes, {s.batch}, ScalarType::Long);
   if (s.batch == 0 || s.n == 0) {
-    fill_bytes(indices.mutable_data_ptr(), 0xff, static_cast<size_t>(indices.numel()) * sizeof(int64_t), scope.stream());
+    fill_bytes(
+        indices.mutable_data_ptr(), 0xff, static_cast<size_t>(indices.numel()) * sizeof(int64_t), scope.stream());
     fill_bytes(counts.mutable_data_ptr(), 0, static_cast<size_t>(s.batch) * sizeof(int64_t), scope.stream());
     return {indices, counts};
   }
-  const Candidates candidates =
-      order_candidates(boxes, scores, idxs, s.batch, s.n, score_threshold, scope.stream());
+  const Candidates candidates = order_candidates(boxes, scores, idxs, s.batch, s.n, score_threshold, scope.stream());
   const Kept kept = run_greedy(candidates, iou_threshold, max_output, false, scope.stream());
   compact(kept, candidates.order, indices, counts.mutable_data_ptr<int64_t>(), scope.stream());
   return {indices, counts};

@@ -6,7 +6,7 @@
 
 namespace cvops::cuda {
 
-constexpr int kNmsTile = 128;    // candidates of one block
+constexpr int kNmsTile = 128;     // candidates of one block
 constexpr int kNmsThreads = 256;  // two threads share a candidate: each tests it against half of the kept boxes
 constexpr int kNmsWords = kNmsTile / kWarp;
 
@@ -31,21 +31,20 @@ __device__ __forceinline__ int64_t group_start(const NmsOrder& order, int64_t im
   return low;
 }
 
-// The greedy pass. A block takes the next tile of 128 candidates, tests them against the kept boxes of the earlier tiles
-// of its image as those become known, settles what is left among its own, and hands on which of its candidates are kept
-// (one word per warp, 1 << 32 | mask, so that 0 means "not yet").
+// The greedy pass. A block takes the next tile of 128 candidates, tests them against the kept boxes of the earlier
+// tiles of its image as those become known, settles what is left among its own, and hands on which of its candidates
+// are kept (one word per warp, 1 << 32 | mask, so that 0 means "not yet").
 //
-// Tickets go round the images, so a tile waits only for tiles with smaller tickets, whose blocks have started; chains of
-// different images and groups advance side by side. Candidates that follow `limit` kept boxes of their own group cannot
-// be among the first `limit` of the image and are dropped unseen. Memory is O(N).
+// Tickets go round the images, so a tile waits only for tiles with smaller tickets, whose blocks have started; chains
+// of different images and groups advance side by side. Candidates that follow `limit` kept boxes of their own group
+// cannot be among the first `limit` of the image and are dropped unseen. Memory is O(N).
 template <typename T>
-__global__ void __launch_bounds__(kNmsThreads)
-    nms_kernel(const T* __restrict__ candidates, NmsOrder order, T threshold, int64_t limit,
-               unsigned* __restrict__ ticket, unsigned long long* published, int64_t kept_stride,
-               unsigned char* __restrict__ kept, unsigned long long* __restrict__ kept_count) {
+__global__ void __launch_bounds__(kNmsThreads, sizeof(T) == 8 ? 3 : 4) nms_kernel(const T* __restrict__ candidates,
+    NmsOrder order, T threshold, int64_t limit, unsigned* __restrict__ ticket, unsigned long long* published,
+    int64_t kept_stride, unsigned char* __restrict__ kept, unsigned long long* __restrict__ kept_count) {
   CVOPS_SHARED(BoxAndArea<T>, own, kNmsTile);
   CVOPS_SHARED(BoxAndArea<T>, earlier, kNmsTile);
-  CVOPS_SHARED(unsigned, half_of_rivals, kNmsTile * kNmsWords);
+  CVOPS_SHARED(unsigned, half_of_rivals, kNmsTile* kNmsWords);
   CVOPS_SHARED(unsigned char, is_dead, kNmsTile);
   CVOPS_SHARED(unsigned, heads, kNmsWords);
   CVOPS_SHARED(unsigned, kept_words, kNmsWords);
@@ -116,7 +115,7 @@ __global__ void __launch_bounds__(kNmsThreads)
     int64_t kept_before = 0;
     for (int64_t e = start / kNmsTile; e < tile; ++e) {
       const auto words = await<kNmsWords>(published + (image * tiles + e) * kNmsWords, 0ull);
-      unsigned mine = 0;         // the word that has candidate c of that tile
+      unsigned mine = 0;        // the word that has candidate c of that tile
       int count = 0, slot = 0;  // kept boxes of that tile and my group, and those before c
 #pragma unroll
       for (int w = 0; w < kNmsWords; ++w) {
@@ -203,10 +202,9 @@ constexpr int kCompactBytes = 16;  // flags per thread and round, one load
 
 // indices[b, :] = boxes whose flag is set, by descending score, at most `capacity` of them; unused slots get -1.
 // One block per image. Rows of `kept` are kept_stride bytes, a multiple of 16.
-__global__ void __launch_bounds__(kCompactThreads)
-    nms_compact_kernel(const unsigned char* __restrict__ kept, int64_t kept_stride, const int64_t* __restrict__ by_score,
-                       int64_t batch, int64_t n, int64_t capacity, int64_t* __restrict__ indices,
-                       int64_t* __restrict__ counts) {
+__global__ void __launch_bounds__(kCompactThreads) nms_compact_kernel(const unsigned char* __restrict__ kept,
+    int64_t kept_stride, const int64_t* __restrict__ by_score, int64_t batch, int64_t n, int64_t capacity,
+    int64_t* __restrict__ indices, int64_t* __restrict__ counts) {
   const int t = static_cast<int>(threadIdx.x);
   for (int64_t image = blockIdx.x; image < batch; image += gridDim.x) {
     int64_t filled = 0;

@@ -20,9 +20,8 @@ struct Candidates {
 };
 
 // boxes [.., N, 4] and scores [.., N], any floating dtypes, any strides; scores must exceed score_threshold if given.
-Candidates order_candidates(
-    const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& idxs, int64_t batch, int64_t n,
-    std::optional<double> score_threshold, cudaStream_t stream);
+Candidates order_candidates(const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& idxs, int64_t batch,
+    int64_t n, std::optional<double> score_threshold, cudaStream_t stream);
 
 // The largest T whose value is at most the threshold: `iou > threshold` is then the same in T as in double.
 template <typename T>

@@ -6,9 +6,8 @@
 namespace cvops::cuda {
 namespace {
 
-std::tuple<Tensor, Tensor> soft_nms_cuda(
-    const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& idxs, int64_t method, double sigma,
-    double iou_threshold, double score_threshold) {
+std::tuple<Tensor, Tensor> soft_nms_cuda(const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& idxs,
+    int64_t method, double sigma, double iou_threshold, double score_threshold) {
   const int64_t n = check_nms("soft_nms", boxes, scores, idxs, iou_threshold);
   check_soft("soft_nms", method, sigma);
   if (n == 0) {
@@ -24,9 +23,9 @@ std::tuple<Tensor, Tensor> soft_nms_cuda(
   CVOPS_DISPATCH_FLOATS(c.scores.scalar_type(), "soft_nms", [&] {
     using T = compute_t<scalar_t>;
     CVOPS_LAUNCH((soft_nms_kernel<scalar_t, T>), blocks_for(n, kSoftThreads), kSoftThreads, 0, scope.stream(),
-                 c.boxes.const_data_ptr<T>(), c.order, c.scores.const_data_ptr<scalar_t>(), method == kGaussian, T(sigma),
-                 round_down<T>(iou_threshold), T(score_threshold), current.mutable_data_ptr<T>(),
-                 decayed.mutable_data_ptr<T>(), reinterpret_cast<unsigned long long*>(counter));
+        c.boxes.const_data_ptr<T>(), c.order, c.scores.const_data_ptr<scalar_t>(), method == kGaussian, T(sigma),
+        round_down<T>(iou_threshold), T(score_threshold), current.mutable_data_ptr<T>(), decayed.mutable_data_ptr<T>(),
+        reinterpret_cast<unsigned long long*>(counter));
   });
   Sorted result = sort_stable(decayed, 0, true);  // boxes that were never taken come last, at -inf
   int64_t count = 0;
@@ -49,11 +48,11 @@ Tensor matrix_nms_cuda(
   Tensor out = torch::stable::new_empty(boxes, {n}, c.scores.scalar_type());
   CVOPS_DISPATCH_FLOATS(c.scores.scalar_type(), "matrix_nms", [&] {
     using T = compute_t<scalar_t>;
-    CVOPS_LAUNCH(matrix_cover_kernel<T>, blocks, kMatrixThreads, 0, scope.stream(), c.boxes.const_data_ptr<T>(), c.order,
-                 covered.mutable_data_ptr<T>());
-    CVOPS_LAUNCH((matrix_decay_kernel<scalar_t, T>), blocks, kMatrixThreads, 0, scope.stream(), c.boxes.const_data_ptr<T>(), c.order,
-                 covered.const_data_ptr<T>(), c.scores.const_data_ptr<scalar_t>(), method == kGaussian, T(sigma),
-                 out.mutable_data_ptr<scalar_t>());
+    CVOPS_LAUNCH(matrix_cover_kernel<T>, blocks, kMatrixThreads, 0, scope.stream(), c.boxes.const_data_ptr<T>(),
+        c.order, covered.mutable_data_ptr<T>());
+    CVOPS_LAUNCH((matrix_decay_kernel<scalar_t, T>), blocks, kMatrixThreads, 0, scope.stream(),
+        c.boxes.const_data_ptr<T>(), c.order, covered.const_data_ptr<T>(), c.scores.const_data_ptr<scalar_t>(),
+        method == kGaussian, T(sigma), out.mutable_data_ptr<scalar_t>());
   });
   return torch::stable::to(out, scores.scalar_type());
 }

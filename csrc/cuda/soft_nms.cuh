@@ -6,8 +6,12 @@
 
 namespace cvops::cuda {
 
-__device__ __forceinline__ float exp_of(float x) { return expf(x); }
-__device__ __forceinline__ double exp_of(double x) { return exp(x); }
+__device__ __forceinline__ float exp_of(float x) {
+  return expf(x);
+}
+__device__ __forceinline__ double exp_of(double x) {
+  return exp(x);
+}
 
 // Minus infinity: the score of a box that is taken, or can never be.
 template <typename T>
@@ -57,10 +61,9 @@ __device__ __forceinline__ Best<T> block_best(Best<T> mine) {
 // above score_threshold. A block does the groups that begin in its tile of kSoftThreads positions. decayed[i] is the
 // score at which box i was taken, -inf if it never was; *taken counts them. `current` is workspace, [n].
 template <typename In, typename T>
-__global__ void __launch_bounds__(kSoftThreads, 2)
-    soft_nms_kernel(const T* __restrict__ candidates, NmsOrder order, const In* __restrict__ scores, bool gaussian,
-                    T sigma, T iou_threshold, T score_threshold, T* __restrict__ current, T* __restrict__ decayed,
-                    unsigned long long* __restrict__ taken) {
+__global__ void __launch_bounds__(kSoftThreads, 2) soft_nms_kernel(const T* __restrict__ candidates, NmsOrder order,
+    const In* __restrict__ scores, bool gaussian, T sigma, T iou_threshold, T score_threshold, T* __restrict__ current,
+    T* __restrict__ decayed, unsigned long long* __restrict__ taken) {
   CVOPS_SHARED(unsigned, heads, kSoftThreads / kWarp);
   const int t = static_cast<int>(threadIdx.x);
   const int64_t tile = static_cast<int64_t>(blockIdx.x) * kSoftThreads;
@@ -135,8 +138,8 @@ __device__ __forceinline__ int64_t group_start_alone(const NmsOrder& order, int6
 // Calls f(position of j, exact overlap of j and mine) for the earlier candidates of my group, tiles of them in shared
 // memory. All threads of the block take part; those without a candidate have start == position.
 template <typename T, typename F>
-__device__ __forceinline__ void for_each_earlier(const T* candidates, const NmsOrder& order, int64_t start,
-                                                 int64_t position, const BoxAndArea<T>& me, const F& f) {
+__device__ __forceinline__ void for_each_earlier(
+    const T* candidates, const NmsOrder& order, int64_t start, int64_t position, const BoxAndArea<T>& me, const F& f) {
   CVOPS_SHARED(BoxAndArea<T>, tile, kMatrixThreads);
   CVOPS_SHARED(int64_t, first, 1);
   const int t = static_cast<int>(threadIdx.x);
@@ -164,8 +167,7 @@ __global__ void __launch_bounds__(kMatrixThreads)
   const Box<T> box = exists ? load_box<T>(candidates, position) : no_box<T>();
   T largest = T(0);
   for_each_earlier<T>(candidates, order, exists ? group_start_alone(order, position) : position, position,
-                      {box, exact_area(box)},
-                      [&](int64_t, const ExactOverlap<T>& o) { largest = larger(o.iou(), largest); });
+      {box, exact_area(box)}, [&](int64_t, const ExactOverlap<T>& o) { largest = larger(o.iou(), largest); });
   if (exists) covered[position] = largest;
 }
 
@@ -173,19 +175,18 @@ __global__ void __launch_bounds__(kMatrixThreads)
 // for: linear (1 - iou) / (1 - covered), Gaussian exp(sigma (covered^2 - iou^2)). A box that duplicates a higher one
 // (covered = 1) leaves the judgement to that one. Boxes that can never be kept get 0.
 template <typename In, typename T>
-__global__ void __launch_bounds__(kMatrixThreads)
-    matrix_decay_kernel(const T* __restrict__ candidates, NmsOrder order, const T* __restrict__ covered,
-                        const In* __restrict__ scores, bool gaussian, T sigma, In* __restrict__ decayed) {
+__global__ void __launch_bounds__(kMatrixThreads) matrix_decay_kernel(const T* __restrict__ candidates, NmsOrder order,
+    const T* __restrict__ covered, const In* __restrict__ scores, bool gaussian, T sigma, In* __restrict__ decayed) {
   const int64_t position = grid_index();
   const bool exists = position < order.n;
   const Box<T> box = exists ? load_box<T>(candidates, position) : no_box<T>();
   T least = gaussian ? T(0) : T(1);
   for_each_earlier<T>(candidates, order, exists ? group_start_alone(order, position) : position, position,
-                      {box, exact_area(box)}, [&](int64_t j, const ExactOverlap<T>& o) {
-                        const T iou = o.iou(), c = covered[j], open = sub_rn(T(1), c);
-                        const T linear = open > T(0) ? div_rn(sub_rn(T(1), iou), open) : T(1);
-                        least = smaller(gaussian ? sub_rn(mul_rn(c, c), mul_rn(iou, iou)) : linear, least);
-                      });
+      {box, exact_area(box)}, [&](int64_t j, const ExactOverlap<T>& o) {
+        const T iou = o.iou(), c = covered[j], open = sub_rn(T(1), c);
+        const T linear = open > T(0) ? div_rn(sub_rn(T(1), iou), open) : T(1);
+        least = smaller(gaussian ? sub_rn(mul_rn(c, c), mul_rn(iou, iou)) : linear, least);
+      });
   if (!exists) return;
   const int64_t i = order.box(0, position);
   const T factor = gaussian ? exp_of(mul_rn(sigma, least)) : least;

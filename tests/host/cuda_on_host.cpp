@@ -122,7 +122,7 @@ class Scheduler {
     for (int64_t i = 0; i < blocks; ++i) {
       const int64_t b = (first + (i * stride) % blocks + blocks) % blocks;
       blockIdx = {static_cast<unsigned>(b % grid.x), static_cast<unsigned>(b / grid.x % grid.y),
-                  static_cast<unsigned>(b / grid.x / grid.y)};
+          static_cast<unsigned>(b / grid.x / grid.y)};
       run_block();
     }
   }
@@ -154,7 +154,7 @@ class Scheduler {
     for (int i = 0; i < lanes && complete; ++i) {
       const Thread& other = threads_[first + i];
       complete = (mask >> i & 1) == 0 || (other.state == State::at_warp_op && other.op == op && other.mask == mask &&
-                                          same_place(other.where, where));
+                                             same_place(other.where, where));
     }
     if (complete) {
       for (int i = 0; i < lanes; ++i) {
@@ -290,7 +290,7 @@ class Scheduler {
     threads_.assign(static_cast<size_t>(blockDim.x) * blockDim.y * blockDim.z, Thread{});
     for (size_t t = 0; t < threads_.size(); ++t) {
       threads_[t].index = {static_cast<unsigned>(t % blockDim.x), static_cast<unsigned>(t / blockDim.x % blockDim.y),
-                           static_cast<unsigned>(t / blockDim.x / blockDim.y)};
+          static_cast<unsigned>(t / blockDim.x / blockDim.y)};
     }
     shared_.clear();
     static_bytes_ = 0;
@@ -436,19 +436,25 @@ std::string json_of(const std::map<std::string, int64_t>& counts) {
 
 }  // namespace
 
-int block_barrier(Vote vote, int value, Where where) { return scheduler().barrier(vote, value, where); }
+int block_barrier(Vote vote, int value, Where where) {
+  return scheduler().barrier(vote, value, where);
+}
 
 uint64_t warp_collective(WarpOp op, unsigned mask, uint64_t value, int argument, int width, Where where) {
   return scheduler().collective(op, mask, value, argument, width, where);
 }
 
-void idle(Where where) { scheduler().idle(where); }
+void idle(Where where) {
+  scheduler().idle(where);
+}
 
 void* shared_array(const void* declaration, const char* name, size_t bytes, size_t alignment) {
   return scheduler().shared(declaration, name, bytes, alignment);
 }
 
-void* dynamic_shared() { return scheduler().dynamic(); }
+void* dynamic_shared() {
+  return scheduler().dynamic();
+}
 
 void run_grid(const char* name, dim3 grid, dim3 block, size_t shared_bytes, Kernel kernel) {
   const std::lock_guard lock(scheduler().mutex);
@@ -486,7 +492,9 @@ AOTITorchError cuda_on_host_create_device_guard(int32_t, DeviceGuardHandle* guar
   return 0;
 }
 
-AOTITorchError cuda_on_host_delete_device_guard(DeviceGuardHandle) { return 0; }
+AOTITorchError cuda_on_host_delete_device_guard(DeviceGuardHandle) {
+  return 0;
+}
 
 AOTITorchError cuda_on_host_current_stream(int32_t, void** stream) {
   *stream = nullptr;
@@ -505,8 +513,8 @@ EXPORT void cuda_on_host_reset() {
 
 EXPORT const char* cuda_on_host_counts() {
   auto& c = cuda_on_host::scheduler().counters;
-  c.json = "{\"launches\": " + cuda_on_host::json_of(c.launches) + ", \"dispatches\": " +
-           cuda_on_host::json_of(c.dispatches) + ", \"syncs\": " + std::to_string(c.syncs) +
+  c.json = "{\"launches\": " + cuda_on_host::json_of(c.launches) +
+           ", \"dispatches\": " + cuda_on_host::json_of(c.dispatches) + ", \"syncs\": " + std::to_string(c.syncs) +
            ", \"memsets\": " + std::to_string(c.memsets) + "}";
   return c.json.c_str();
 }

@@ -57,16 +57,17 @@ void run_grid(const char* name, dim3 grid, dim3 block, size_t shared_bytes, Kern
 
 template <typename... Parameters, typename... Arguments>
 void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, void*,
-            const Arguments&... arguments) {
+    const Arguments&... arguments) {
   static_assert((sizeof(Parameters) + ... + 0) <= 4096, "kernel parameters are limited to 4 KiB");
   auto call = [&] { kernel(arguments...); };
   run_grid(name, grid, block, shared_bytes,
-           {[](const void* bound) { (*static_cast<const decltype(call)*>(bound))(); }, &call});
+      {[](const void* bound) { (*static_cast<const decltype(call)*>(bound))(); }, &call});
 }
 
 template <typename T>
 uint64_t to_bits(T value) {
-  static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= 8 && std::is_arithmetic_v<T>, "a shuffle moves numbers");
+  static_assert(
+      std::is_trivially_copyable_v<T> && sizeof(T) <= 8 && std::is_arithmetic_v<T>, "a shuffle moves numbers");
   uint64_t bits = 0;
   std::memcpy(&bits, &value, sizeof(T));
   return bits;
@@ -87,9 +88,9 @@ T from_bits(uint64_t bits) {
 #define CVOPS_CUDA_KEY CPU
 
 // The static is one per declaration and template instance, like the array that it stands for.
-#define CVOPS_SHARED(type, name, count)                                                                    \
-  static const char name##_declaration = 0;                                                                \
-  type(&name)[count] = *static_cast<type(*)[count]>(                                                       \
+#define CVOPS_SHARED(type, name, count)              \
+  static const char name##_declaration = 0;          \
+  type(&name)[count] = *static_cast<type(*)[count]>( \
       ::cuda_on_host::shared_array(&name##_declaration, #name, sizeof(type[count]), alignof(type)))
 #define CVOPS_DYNAMIC_SHARED(type, name) type* const name = static_cast<type*>(::cuda_on_host::dynamic_shared())
 
@@ -111,8 +112,8 @@ inline int __syncthreads_count(int value, cuda_on_host::Where where = cuda_on_ho
 inline void __syncwarp(unsigned mask = 0xffffffffu, cuda_on_host::Where where = cuda_on_host::Where::current()) {
   cuda_on_host::warp_collective(cuda_on_host::WarpOp::sync, mask, 0, 0, 32, where);
 }
-inline unsigned __ballot_sync(unsigned mask, int predicate,
-                              cuda_on_host::Where where = cuda_on_host::Where::current()) {
+inline unsigned __ballot_sync(
+    unsigned mask, int predicate, cuda_on_host::Where where = cuda_on_host::Where::current()) {
   return static_cast<unsigned>(
       cuda_on_host::warp_collective(cuda_on_host::WarpOp::ballot, mask, predicate != 0, 0, 32, where));
 }
@@ -128,32 +129,36 @@ unsigned __match_any_sync(unsigned mask, T value, cuda_on_host::Where where = cu
       cuda_on_host::warp_collective(cuda_on_host::WarpOp::match, mask, cuda_on_host::to_bits(value), 0, 32, where));
 }
 template <typename T>
-T __shfl_sync(unsigned mask, T value, int source, int width = 32,
-              cuda_on_host::Where where = cuda_on_host::Where::current()) {
+T __shfl_sync(
+    unsigned mask, T value, int source, int width = 32, cuda_on_host::Where where = cuda_on_host::Where::current()) {
   return cuda_on_host::from_bits<T>(cuda_on_host::warp_collective(
       cuda_on_host::WarpOp::index, mask, cuda_on_host::to_bits(value), source, width, where));
 }
 template <typename T>
 T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32,
-                 cuda_on_host::Where where = cuda_on_host::Where::current()) {
+    cuda_on_host::Where where = cuda_on_host::Where::current()) {
   return cuda_on_host::from_bits<T>(cuda_on_host::warp_collective(
       cuda_on_host::WarpOp::up, mask, cuda_on_host::to_bits(value), static_cast<int>(delta), width, where));
 }
 template <typename T>
 T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32,
-                   cuda_on_host::Where where = cuda_on_host::Where::current()) {
+    cuda_on_host::Where where = cuda_on_host::Where::current()) {
   return cuda_on_host::from_bits<T>(cuda_on_host::warp_collective(
       cuda_on_host::WarpOp::down, mask, cuda_on_host::to_bits(value), static_cast<int>(delta), width, where));
 }
 template <typename T>
-T __shfl_xor_sync(unsigned mask, T value, int lane_mask, int width = 32,
-                  cuda_on_host::Where where = cuda_on_host::Where::current()) {
+T __shfl_xor_sync(
+    unsigned mask, T value, int lane_mask, int width = 32, cuda_on_host::Where where = cuda_on_host::Where::current()) {
   return cuda_on_host::from_bits<T>(cuda_on_host::warp_collective(
       cuda_on_host::WarpOp::exchange, mask, cuda_on_host::to_bits(value), lane_mask, width, where));
 }
 
-inline void __threadfence() { __asm__ volatile("" ::: "memory"); }
-inline void __threadfence_block() { __asm__ volatile("" ::: "memory"); }
+inline void __threadfence() {
+  __asm__ volatile("" ::: "memory");
+}
+inline void __threadfence_block() {
+  __asm__ volatile("" ::: "memory");
+}
 inline void __nanosleep(unsigned, cuda_on_host::Where where = cuda_on_host::Where::current()) {
   cuda_on_host::idle(where);
 }

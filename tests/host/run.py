@@ -9,7 +9,7 @@ import argparse
 import os
 import sys
 
-from build import ROOT, build
+from host_library import ROOT, build
 from shim import ORDERS, sanitizer_environment
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from build import CXX
+from host_library import CXX
 
 ORDERS = ("forward", "reverse", "shuffled")
 
@@ -25,7 +25,7 @@ class Counts:
 
 
 class Shim:
-    """A library built by build.py, already loaded or not; loading it twice gives the same one."""
+    """A library built by host_library.py, already loaded or not; loading it twice gives the same one."""
 
     def __init__(self, library: Path) -> None:
         self._library = ctypes.CDLL(str(library))

@@ -13,7 +13,7 @@ import torch
 HOST = Path(__file__).parent
 sys.path.insert(0, str(HOST))
 
-from build import build  # noqa: E402
+from host_library import build  # noqa: E402
 from shim import ORDERS, Shim, sanitizer_environment  # noqa: E402
 
 
@@ -124,14 +124,19 @@ def test_shared_memory_starts_poisoned(toy, shim):
 
 
 def test_barrier_after_early_return(toy, order):
-    with pytest.raises(RuntimeError, match=r"block_sums_kernel<kThreads>, block \(1, 0, 0\).*divergent barrier.*and 35 "
-                                           r"more waits in a warp operation|divergent barrier.*returned"):
+    with pytest.raises(
+        RuntimeError,
+        match=r"block_sums_kernel<kThreads>, block \(1, 0, 0\).*divergent barrier.*and 35 "
+        r"more waits in a warp operation|divergent barrier.*returned",
+    ):
         toy.block_sums(torch.ones(100), True)
     assert toy.block_sums(torch.ones(64), True).item() == 64, "the shim must go on working after a fault"
 
 
 def test_two_different_barriers(toy, order):
-    with pytest.raises(RuntimeError, match=r"two_barriers_kernel.*__syncthreads at toy.cu:\d+.*__syncthreads at toy.cu"):
+    with pytest.raises(
+        RuntimeError, match=r"two_barriers_kernel.*__syncthreads at toy.cu:\d+.*__syncthreads at toy.cu"
+    ):
         toy.two_barriers(torch.zeros(64))
 
 
@@ -158,7 +163,9 @@ def sanitized():
     library = build(asan=True, toy=True)
 
     def run(call: str) -> subprocess.CompletedProcess:
-        code = f"import torch\ntorch.ops.load_library({str(library)!r})\ntoy = torch.ops.cvops_toy\n{call}\nprint('end')"
+        code = (
+            f"import torch\ntorch.ops.load_library({str(library)!r})\ntoy = torch.ops.cvops_toy\n{call}\nprint('end')"
+        )
         environment = {**os.environ, **sanitizer_environment()}
         return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
 

@@ -33,15 +33,13 @@ Tensor reverse(const Tensor& x, bool barrier) {
   const DeviceScope scope(x);
   Tensor y = torch::stable::empty_like(x);
   const int64_t n = x.numel();
-  THO_DISPATCH_SWITCH(
-      x.scalar_type(), "reverse",
-      THO_DISPATCH_CASE(ScalarType::Float, [&] {
-        CVOPS_LAUNCH(reverse_kernel<scalar_t>, blocks_for(n, kThreads), kThreads, 0, scope.stream(),
-                     x.const_data_ptr<scalar_t>(), y.mutable_data_ptr<scalar_t>(), n, barrier);
-      }) THO_DISPATCH_CASE(ScalarType::Half, [&] {
-        CVOPS_LAUNCH(reverse_kernel<scalar_t>, blocks_for(n, kThreads), kThreads, 0, scope.stream(),
-                     x.const_data_ptr<scalar_t>(), y.mutable_data_ptr<scalar_t>(), n, barrier);
-      }));
+  THO_DISPATCH_SWITCH(x.scalar_type(), "reverse", THO_DISPATCH_CASE(ScalarType::Float, [&] {
+    CVOPS_LAUNCH(reverse_kernel<scalar_t>, blocks_for(n, kThreads), kThreads, 0, scope.stream(),
+        x.const_data_ptr<scalar_t>(), y.mutable_data_ptr<scalar_t>(), n, barrier);
+  }) THO_DISPATCH_CASE(ScalarType::Half, [&] {
+    CVOPS_LAUNCH(reverse_kernel<scalar_t>, blocks_for(n, kThreads), kThreads, 0, scope.stream(),
+        x.const_data_ptr<scalar_t>(), y.mutable_data_ptr<scalar_t>(), n, barrier);
+  }));
   return y;
 }
 
@@ -59,7 +57,7 @@ Tensor block_sums(const Tensor& x, bool leave_early) {
   const int64_t n = x.numel(), blocks = blocks_for(n, kThreads);
   Tensor sums = empty_like_on(x, blocks, ScalarType::Float);
   CVOPS_LAUNCH((block_sums_kernel<kThreads>), static_cast<unsigned>(blocks), kThreads, 0, scope.stream(),
-               x.const_data_ptr<float>(), sums.mutable_data_ptr<float>(), n, leave_early);
+      x.const_data_ptr<float>(), sums.mutable_data_ptr<float>(), n, leave_early);
   return sums;
 }
 
@@ -77,13 +75,13 @@ __global__ void two_barriers_kernel(float* x) {
 Tensor two_barriers(const Tensor& x) {
   const DeviceScope scope(x);
   Tensor y = torch::stable::clone(x);
-  CVOPS_LAUNCH(two_barriers_kernel, 1, static_cast<unsigned>(x.numel()), 0, scope.stream(),
-               y.mutable_data_ptr<float>());
+  CVOPS_LAUNCH(
+      two_barriers_kernel, 1, static_cast<unsigned>(x.numel()), 0, scope.stream(), y.mutable_data_ptr<float>());
   return y;
 }
 
-// Per value: how many lanes before it in its warp hold a positive value, the warp's largest value, the value 3 lanes up,
-// and the number of positive values in the block.
+// Per value: how many lanes before it in its warp hold a positive value, the warp's largest value, the value 3 lanes
+// up, and the number of positive values in the block.
 __global__ void warp_facts_kernel(const float* x, float* facts, int64_t n) {
   const int64_t i = grid_index();
   const float value = i < n ? x[i] : 0.0f;
@@ -102,7 +100,7 @@ Tensor warp_facts(const Tensor& x) {
   const DeviceScope scope(x);
   Tensor facts = torch::stable::new_empty(x, {x.numel(), 4});
   CVOPS_LAUNCH(warp_facts_kernel, blocks_for(x.numel(), kThreads), kThreads, 0, scope.stream(),
-               x.const_data_ptr<float>(), facts.mutable_data_ptr<float>(), x.numel());
+      x.const_data_ptr<float>(), facts.mutable_data_ptr<float>(), x.numel());
   return facts;
 }
 
@@ -133,7 +131,7 @@ Tensor histogram(const Tensor& x, int64_t bins) {
   Tensor counts = empty_like_on(x, bins, ScalarType::Int);
   fill_bytes(counts.mutable_data_ptr(), 0, static_cast<size_t>(bins) * sizeof(int), scope.stream());
   CVOPS_LAUNCH(histogram_kernel, 3, kThreads, static_cast<size_t>(bins) * sizeof(int), scope.stream(),
-               x.const_data_ptr<int64_t>(), counts.mutable_data_ptr<int>(), x.numel(), static_cast<int>(bins));
+      x.const_data_ptr<int64_t>(), counts.mutable_data_ptr<int>(), x.numel(), static_cast<int>(bins));
   return counts;
 }
 
@@ -168,7 +166,7 @@ Tensor prefix_sum(const Tensor& x, bool withhold) {
   fill_bytes(totals, 0xff, static_cast<size_t>(blocks) * sizeof(int), scope.stream());
   fill_bytes(totals + blocks, 0, sizeof(int), scope.stream());
   CVOPS_LAUNCH(prefix_sum_kernel, static_cast<unsigned>(blocks), kThreads, 0, scope.stream(), x.const_data_ptr<int>(),
-               y.mutable_data_ptr<int>(), totals + blocks, totals, n, withhold);
+      y.mutable_data_ptr<int>(), totals + blocks, totals, n, withhold);
   return y;
 }
 
@@ -187,7 +185,7 @@ Tensor overflow(const Tensor& x, int64_t where) {
   const DeviceScope scope(x);
   Tensor y = torch::stable::empty_like(x);
   CVOPS_LAUNCH(overflow_kernel, 1, kThreads, kThreads * sizeof(float), scope.stream(), y.mutable_data_ptr<float>(),
-               static_cast<int>(x.numel()), static_cast<int>(where));
+      static_cast<int>(x.numel()), static_cast<int>(where));
   return y;
 }
 
@@ -200,7 +198,7 @@ Tensor load_at(const Tensor& x, int64_t offset) {
   const DeviceScope scope(x);
   Tensor y = empty_like_on(x, 4, ScalarType::Float);
   CVOPS_LAUNCH(misaligned_kernel, 1, 1, 0, scope.stream(), x.const_data_ptr<float>(), y.mutable_data_ptr<float>(),
-               static_cast<int>(offset));
+      static_cast<int>(offset));
   return y;
 }
 

@@ -1,6 +1,6 @@
 """Compiles the CUDA sources for the CPU through the shim, and prints the library's path.
 
-    python tests/host/build.py [--asan] [--toy]
+    python tests/host/host_library.py [--asan] [--toy]
 
 `build/host/libcvops_cuda_host.so` holds csrc/ops and csrc/cuda, with the CUDA kernels registered for CPU tensors; the
 package loads it in place of its own library when CVOPS_OPS_LIBRARY names it. `--toy` builds the shim's own test
