@@ -56,13 +56,13 @@ $(VENV)/installed: pyproject.toml
 fmt: $(VENV)/installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
-	git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'tests/host/*.h' 'tests/host/*.cpp' | xargs $(BIN)/clang-format -i
+	git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'tests/host/*.h' 'tests/host/*.cpp' 'tests/host/*.cu' | xargs $(BIN)/clang-format -i
 
 lint: build
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'tests/host/*.h' 'tests/host/*.cpp' | xargs $(BIN)/clang-format --dry-run -Werror
+	git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'tests/host/*.h' 'tests/host/*.cpp' 'tests/host/*.cu' | xargs $(BIN)/clang-format --dry-run -Werror
 
 clean:
 	rm -rf build cvops/*.so *.egg-info

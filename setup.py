@@ -132,7 +132,9 @@ def ninja_file(torch: Torch, toolkit: CudaToolkit | None, out: Path) -> tuple[st
 
     torch_link = [f"-L{torch.root}/lib", "-ltorch_cpu", "-Wl,--as-needed", "-Wl,--no-undefined"]
     cpu = sorted((ROOT / "csrc/ops").glob("*.cpp")) + sorted((ROOT / "csrc/cpu").glob("*.cpp"))
-    library("_ops", "_ops.so", cpu, "cxx", [*common, *defines, *includes], torch_link)
+    # _ops_cuda.so finds the _ops.so that is already loaded by this name, wherever the package was copied to.
+    soname = ["-Wl,-soname,cvops_ops.so"]
+    library("_ops", "_ops.so", cpu, "cxx", [*common, *defines, *includes], [*torch_link, *soname])
 
     if toolkit is not None:
         cuda = sorted((ROOT / "csrc/cuda").glob("*.cu"))
@@ -141,10 +143,18 @@ def ninja_file(torch: Torch, toolkit: CudaToolkit | None, out: Path) -> tuple[st
             "rule nvcc\n  command = $nvcc -MD -MF $out.d $flags -c $in -o $out\n  depfile = $out.d\n  deps = gcc"
         )
         host = ",".join(["-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-unknown-pragmas"])
-        flags = ["-std=c++20", "-O3", "-fmad=false", "--expt-relaxed-constexpr", "--threads=1", f"-Xcompiler={host}", *defines]
+        flags = [
+            "-std=c++20",
+            "-O3",
+            "-fmad=false",
+            "--expt-relaxed-constexpr",
+            "--threads=1",
+            f"-Xcompiler={host}",
+            *defines,
+        ]
         flags += ["-DUSE_CUDA", f"-I{ROOT}/csrc", f"-I{torch.root}/include", f"-I{toolkit.home}/include"]
         flags += toolkit.archs() + (["--Werror=all-warnings"] if werror else [])
-        link = [str(out / "_ops.so"), "-Wl,-rpath,'$$ORIGIN'", f"-L{torch.root}/lib", "-ltorch_cuda", "-ltorch_cpu"]
+        link = [str(out / "_ops.so"), f"-L{torch.root}/lib", "-ltorch_cuda", "-ltorch_cpu"]
         link += [str(toolkit.static_cudart()), "-lrt", "-lpthread", "-ldl", "-Wl,--exclude-libs,ALL"]
         library("_ops_cuda", "_ops_cuda.so", cuda, "nvcc", flags, link)
 

@@ -74,6 +74,7 @@ class Row:
     cvops_iqr: tuple[float, float]
     peers_ms: dict[str, float]
     ratios: dict[str, float]
+    best_ratios: dict[str, float]  # of the fastest rounds; far from `ratios` only on a disturbed machine
     floor_ms: float
     rounds: int
     target: float | None = None
@@ -163,6 +164,7 @@ def compare(case: Case, device: str, drive: Callable[[Call, Call, int], None], r
         ratios={
             name: statistics.median(p / c for p, c in zip(times[name], ours, strict=True)) for name in contest.peers
         },
+        best_ratios={name: min(times[name]) / min(ours) for name in contest.peers},
         floor_ms=floor_seconds(contest.bytes, device) * 1e3,
         rounds=len(ours),
         target=case.target,

@@ -140,6 +140,7 @@ def op_cases() -> dict[str, Callable[[], object]]:
     batch = (boxes.expand(4, n, 4).contiguous(), scores.expand(4, n).contiguous())
     call = torch.ops.cvops
     grad, matrix_grad = torch.ones(n), torch.ones(n, n)
+    maps, taps, geometry = torch.randn(2, 8, 14, 14), torch.randn(8, 1, 3, 3), ([1, 1], [1, 1, 1, 1], [1, 1])
     return {
         "box_iou, any metric": lambda: call.box_iou(boxes, others, 1, 0.0),
         "box_iou_backward": lambda: call.box_iou_backward(matrix_grad, boxes, others, 1, 0.0),
@@ -151,6 +152,8 @@ def op_cases() -> dict[str, Callable[[], object]]:
         "batched_nms_padded, 4 images": lambda: ops.batched_nms_padded(*batch, None, 0.5, 100),
         "soft_nms": lambda: ops.soft_nms(boxes, scores),
         "matrix_nms": lambda: ops.matrix_nms(boxes, scores),
+        "depthwise_conv2d, any activation": lambda: call.depthwise_conv2d(maps, taps, None, *geometry, 1),
+        "depthwise_conv2d_backward, all three": lambda: call.depthwise_conv2d_backward(maps, maps, taps, *geometry, 7),
     }
 
 

@@ -45,12 +45,13 @@ def cells(row: common.Row) -> list[str]:
         f"{ms(row.cvops_ms)} [{ms(low)}..{ms(high)}]",
         "; ".join(f"{name} {ms(value)}" for name, value in row.peers_ms.items()) or "-",
         "; ".join(f"{value:.2f}x" for value in row.ratios.values()) or "-",
+        "; ".join(f"{value:.2f}x" for value in row.best_ratios.values()) or "-",
         f"{row.target:g}x" if row.target else "-",
         ms(row.floor_ms),
     ]
 
 
-HEADER = ["op", "case", "cvops ms [quartiles]", "peer ms", "ratio", "target", "floor ms"]
+HEADER = ["op", "case", "cvops ms [quartiles]", "peer ms", "ratio", "of best rounds", "target", "floor ms"]
 
 
 def group_lines(rows: list[common.Row]) -> list[str]:

@@ -62,15 +62,17 @@ void split_groups(Ranking& r, const int64_t* ids) {
 }
 
 template <typename T>
-Ranking rank_candidates(const T* boxes, const T* scores, const int64_t* ids, int64_t n, double score_threshold) {
+Ranking rank_candidates(
+    const T* boxes, const T* scores, const int64_t* ids, int64_t n, std::optional<double> score_threshold) {
   Ranking r;
   r.by_score.reserve(n);
   std::vector<decltype(descending_key(T{}))> keys(n);
   for (int64_t i = 0; i < n; ++i) {
     const T* b = boxes + 4 * i;
-    // A NaN coordinate or score makes the comparison false.
+    // A NaN coordinate or score makes its comparison false.
     const bool ordered = b[0] == b[0] && b[1] == b[1] && b[2] == b[2] && b[3] == b[3];
-    if (!ordered || !(scores[i] > score_threshold || (scores[i] == scores[i] && std::isinf(score_threshold)))) continue;
+    const bool wanted = score_threshold ? scores[i] > *score_threshold : scores[i] == scores[i];
+    if (!ordered || !wanted) continue;
     keys[i] = descending_key(scores[i]);
     r.by_score.push_back(static_cast<int32_t>(i));
   }
@@ -219,17 +221,10 @@ void for_each_group(const Ranking& r, const F& f) {
   });
 }
 
-// The largest T whose value is at most the threshold: `iou > threshold` is then the same in T as in double.
-template <typename T>
-T round_down(double threshold) {
-  const T rounded = static_cast<T>(threshold);
-  return rounded > threshold ? std::nextafter(rounded, T(-1)) : rounded;
-}
-
 // Indices of the kept boxes of one image by descending score, at most `limit`.
 template <typename T>
 std::vector<int32_t> nms_image(const T* boxes, const T* scores, const int64_t* ids, int64_t n, double iou_threshold,
-    double score_threshold, int64_t limit) {
+    std::optional<double> score_threshold, int64_t limit) {
   const Ranking r = rank_candidates(boxes, scores, ids, n, score_threshold);
   std::vector<uint8_t> kept(r.by_score.size(), 0);
   const T threshold = round_down<T>(iou_threshold);
@@ -267,8 +262,6 @@ struct Inputs {
   }
 };
 
-constexpr double kEveryScore = -std::numeric_limits<double>::infinity();
-
 Tensor to_index_tensor(const Tensor& like, const std::vector<int32_t>& indices) {
   Tensor out = torch::stable::new_empty(like, {static_cast<int64_t>(indices.size())}, ScalarType::Long);
   std::copy(indices.begin(), indices.end(), out.mutable_data_ptr<int64_t>());
@@ -282,7 +275,7 @@ Tensor nms_cpu(const Tensor& boxes, const Tensor& scores, const std::optional<Te
   in.dispatch([&](auto zero) {
     using T = decltype(zero);
     const T *b = in.boxes.const_data_ptr<T>(), *s = in.scores.const_data_ptr<T>();
-    kept = nms_image(b, s, in.ids(), n, iou_threshold, kEveryScore, n);
+    kept = nms_image(b, s, in.ids(), n, iou_threshold, std::nullopt, n);
   });
   return to_index_tensor(boxes, kept);
 }
@@ -301,7 +294,7 @@ std::tuple<Tensor, Tensor> nms_padded_cpu(const Tensor& boxes, const Tensor& sco
       for (int64_t image = first; image < last; ++image) {
         const int64_t at = image * s.n;
         const auto kept = nms_image(all_boxes + 4 * at, all_scores + at, in.ids() ? in.ids() + at : nullptr, s.n,
-            iou_threshold, score_threshold.value_or(kEveryScore), max_output);
+            iou_threshold, score_threshold, max_output);
         std::copy(kept.begin(), kept.end(), slots + image * max_output);
         std::fill(slots + image * max_output + kept.size(), slots + (image + 1) * max_output, -1);
         count[image] = kept.size();
@@ -382,7 +375,7 @@ Tensor matrix_nms_cpu(
     using T = decltype(zero);
     const T *b = in.boxes.const_data_ptr<T>(), *s = in.scores.const_data_ptr<T>();
     T* decayed = out.mutable_data_ptr<T>();
-    const Ranking r = rank_candidates(b, s, in.ids(), n, kEveryScore);
+    const Ranking r = rank_candidates(b, s, in.ids(), n, std::nullopt);
     for (size_t g = 0; g + 1 < r.starts.size(); ++g) {
       const int64_t start = r.starts[g], count = r.starts[g + 1] - start;
       const GatheredPlanes<T> group(b, r.positions.data() + start, count);

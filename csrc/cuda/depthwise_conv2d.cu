@@ -14,8 +14,8 @@ namespace {
 using torch::headeronly::MemoryFormat;
 
 DepthwiseShape shape_from(const DepthwiseSizes& s) {
-  return {s.n, s.c, s.m, s.h, s.w, s.out_h, s.out_w, s.kh, s.kw,
-      s.stride_h, s.stride_w, s.top, s.left, s.dilation_h, s.dilation_w};
+  return {s.n, s.c, s.m, s.h, s.w, s.out_h, s.out_w, s.kh, s.kw, s.stride_h, s.stride_w, s.top, s.left, s.dilation_h,
+      s.dilation_w};
 }
 
 PlaneStrides strides_of(int64_t c, int64_t h, int64_t w, bool channels_last) {
@@ -78,9 +78,8 @@ void dispatch_width(int64_t channels, const F& run) {
   return channels % wide == 0 ? run.template operator()<wide>() : run.template operator()<1>();
 }
 
-Tensor depthwise_conv2d_cuda(
-    const Tensor& input_in, const Tensor& weight_in, const std::optional<Tensor>& bias_in, const IntList& stride,
-    const IntList& padding, const IntList& dilation, int64_t activation) {
+Tensor depthwise_conv2d_cuda(const Tensor& input_in, const Tensor& weight_in, const std::optional<Tensor>& bias_in,
+    const IntList& stride, const IntList& padding, const IntList& dilation, int64_t activation) {
   const DepthwiseSizes s = check_depthwise_conv2d(input_in, weight_in, bias_in, stride, padding, dilation, activation);
   const DeviceScope scope(input_in);
   const bool nhwc = s.channels_last && s.m == 1;
@@ -120,7 +119,8 @@ Tensor grad_input_of(
   Tensor out = new_planes(grad, s.n, s.c, s.h, s.w, nhwc);
   if (out.numel() == 0) return out;
   const DepthwiseShape shape = shape_from(s);
-  const PlaneStrides of_grad = strides_of(s.c * s.m, s.out_h, s.out_w, nhwc), of_input = strides_of(s.c, s.h, s.w, nhwc);
+  const PlaneStrides of_grad = strides_of(s.c * s.m, s.out_h, s.out_w, nhwc),
+                     of_input = strides_of(s.c, s.h, s.w, nhwc);
   const TapSteps down = steps_of(s.stride_h, s.dilation_h), across = steps_of(s.stride_w, s.dilation_w);
   CVOPS_DISPATCH_FLOATS(grad.scalar_type(), "depthwise_conv2d_backward", [&] {
     using T = compute_t<scalar_t>;
@@ -142,9 +142,8 @@ Tensor grad_input_of(
 }
 
 // Either of grad_weight and grad_bias may be empty: not wanted.
-void weight_gradients(
-    const DepthwiseSizes& s, bool nhwc, const Tensor& grad, const Tensor& input, Tensor& grad_weight, Tensor& grad_bias,
-    const DeviceScope& scope) {
+void weight_gradients(const DepthwiseSizes& s, bool nhwc, const Tensor& grad, const Tensor& input, Tensor& grad_weight,
+    Tensor& grad_bias, const DeviceScope& scope) {
   const int64_t planes = s.c * s.m, taps = s.kh * s.kw, lines = s.n * s.out_h;
   const int log2_lanes = nhwc ? log2_up_to(planes, 5) : 0;
   const int64_t slabs = (planes + (1 << log2_lanes) - 1) >> log2_lanes;
@@ -173,9 +172,9 @@ void weight_gradients(
   });
 }
 
-std::tuple<Tensor, Tensor, Tensor> depthwise_conv2d_backward_cuda(
-    const Tensor& grad_in, const Tensor& input_in, const Tensor& weight_in, const IntList& stride,
-    const IntList& padding, const IntList& dilation, int64_t gradients) {
+std::tuple<Tensor, Tensor, Tensor> depthwise_conv2d_backward_cuda(const Tensor& grad_in, const Tensor& input_in,
+    const Tensor& weight_in, const IntList& stride, const IntList& padding, const IntList& dilation,
+    int64_t gradients) {
   const DepthwiseSizes s =
       check_depthwise_conv2d_backward(grad_in, input_in, weight_in, stride, padding, dilation, gradients);
   const DeviceScope scope(input_in);

@@ -51,10 +51,18 @@ __device__ __forceinline__ void for_each_place(const Space& s, const F& visit) {
   }
 }
 
-__device__ __forceinline__ float multiply_add(float a, float b, float c) { return fmaf(a, b, c); }
-__device__ __forceinline__ double multiply_add(double a, double b, double c) { return fma(a, b, c); }
-__device__ __forceinline__ float exp_of(float x) { return expf(x); }
-__device__ __forceinline__ double exp_of(double x) { return exp(x); }
+__device__ __forceinline__ float multiply_add(float a, float b, float c) {
+  return fmaf(a, b, c);
+}
+__device__ __forceinline__ double multiply_add(double a, double b, double c) {
+  return fma(a, b, c);
+}
+__device__ __forceinline__ float exp_of(float x) {
+  return expf(x);
+}
+__device__ __forceinline__ double exp_of(double x) {
+  return exp(x);
+}
 
 // DepthwiseActivation in ops/depthwise_conv2d.h: none, relu, relu6, silu, hardswish. NaN passes through.
 template <typename T>
@@ -75,7 +83,7 @@ __device__ __forceinline__ T activate(T x, int activation) {
 template <int K, int S, typename In, typename T>
 __global__ void __launch_bounds__(kDepthwiseThreads)
     depthwise_nchw_kernel(const In* __restrict__ input, const In* __restrict__ weight, const In* __restrict__ bias,
-                          DepthwiseShape s, Space space, int activation, In* __restrict__ out) {
+        DepthwiseShape s, Space space, int activation, In* __restrict__ out) {
   for_each_place(space, [&](int64_t pack, int64_t y, int64_t plane) {
     const int64_t planes = s.c * s.m, channel = plane % planes, x0 = pack * kDepthwiseColumns;
     const In* const source = input + (plane / planes * s.c + channel / s.m) * s.h * s.w;
@@ -137,7 +145,7 @@ __global__ void __launch_bounds__(kDepthwiseThreads)
 template <int V, typename In, typename T>
 __global__ void __launch_bounds__(kDepthwiseThreads)
     depthwise_nhwc_kernel(const In* __restrict__ input, const In* __restrict__ weight, const In* __restrict__ bias,
-                          DepthwiseShape s, Space space, int activation, In* __restrict__ out) {
+        DepthwiseShape s, Space space, int activation, In* __restrict__ out) {
   for_each_place(space, [&](int64_t pack, int64_t column, int64_t line) {
     const int64_t channel = pack * V, x0 = column * kDepthwiseColumns, image = line / s.out_h, y = line % s.out_h;
     const int64_t taps = s.kh * s.kw;
@@ -197,10 +205,9 @@ struct ReachingTaps {
 // Gradient of the input: one thread makes V channels (1 unless both tensors are NHWC and m = 1) of one position.
 // `channels_inside` says which dimension of the space is which: (packs of channels, x, lines) or (x, y, planes).
 template <int V, bool channels_inside, typename In, typename T>
-__global__ void __launch_bounds__(kDepthwiseThreads)
-    depthwise_grad_input_kernel(const In* __restrict__ grad, const In* __restrict__ weight, DepthwiseShape s,
-                                TapSteps down, TapSteps across, PlaneStrides of_grad, PlaneStrides of_input,
-                                Space space, In* __restrict__ out) {
+__global__ void __launch_bounds__(kDepthwiseThreads, 2) depthwise_grad_input_kernel(const In* __restrict__ grad,
+    const In* __restrict__ weight, DepthwiseShape s, TapSteps down, TapSteps across, PlaneStrides of_grad,
+    PlaneStrides of_input, Space space, In* __restrict__ out) {
   for_each_place(space, [&](int64_t i, int64_t j, int64_t k) {
     const int64_t channel = channels_inside ? i * V : k % s.c, x = channels_inside ? j : i;
     const int64_t y = channels_inside ? k % s.h : j, image = channels_inside ? k / s.h : k / s.c;
@@ -236,10 +243,9 @@ __global__ void __launch_bounds__(kDepthwiseThreads)
 // has one split of the output rows of all images, 2^log2_lanes planes, and KW taps of one kernel row; the other threads
 // share the positions and are added up in a fixed order.
 template <int KW, typename In, typename T>
-__global__ void __launch_bounds__(kDepthwiseThreads)
+__global__ void __launch_bounds__(kDepthwiseThreads, 2)
     depthwise_grad_weight_kernel(const In* __restrict__ grad, const In* __restrict__ input, DepthwiseShape s,
-                                 PlaneStrides of_grad, PlaneStrides of_input, int log2_lanes, int64_t splits,
-                                 T* __restrict__ partial) {
+        PlaneStrides of_grad, PlaneStrides of_input, int log2_lanes, int64_t splits, T* __restrict__ partial) {
   CVOPS_SHARED(T, sums, kDepthwiseThreads);
   const int t = static_cast<int>(threadIdx.x), lanes = 1 << log2_lanes;
   const int lane = t & (lanes - 1), worker = t >> log2_lanes, workers = kDepthwiseThreads >> log2_lanes;
@@ -288,9 +294,8 @@ __global__ void __launch_bounds__(kDepthwiseThreads)
 
 // Adds the splits in order; either result may be null.
 template <typename In, typename T>
-__global__ void __launch_bounds__(kDepthwiseThreads)
-    depthwise_add_splits_kernel(const T* __restrict__ partial, int64_t planes, int64_t taps, int64_t splits,
-                                In* __restrict__ grad_weight, In* __restrict__ grad_bias) {
+__global__ void __launch_bounds__(kDepthwiseThreads) depthwise_add_splits_kernel(const T* __restrict__ partial,
+    int64_t planes, int64_t taps, int64_t splits, In* __restrict__ grad_weight, In* __restrict__ grad_bias) {
   const int64_t count = planes * (taps + 1);
   for (int64_t i = grid_index(); i < count; i += grid_stride()) {
     T sum = T(0);

@@ -23,11 +23,4 @@ struct Candidates {
 Candidates order_candidates(const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& idxs, int64_t batch,
     int64_t n, std::optional<double> score_threshold, cudaStream_t stream);
 
-// The largest T whose value is at most the threshold: `iou > threshold` is then the same in T as in double.
-template <typename T>
-T round_down(double threshold) {
-  const T rounded = static_cast<T>(threshold);
-  return rounded > threshold ? std::nextafter(rounded, T(-1)) : rounded;
-}
-
 }  // namespace cvops::cuda

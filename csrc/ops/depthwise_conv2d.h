@@ -48,18 +48,17 @@ HOST_DEVICE AxisPhase backward_phase(
   const int64_t count = phase < in ? (in - phase + stride - 1) / stride : 0;
   if (tap == every || tap == kernel) return {phase, stride, count, 1, 0, 0, 1, 0, 1};
   const int64_t taps = (kernel - tap + every - 1) / every, last = tap + (taps - 1) * every;
-  return {phase, stride, count, 1, (phase + before - last * dilation) / stride, taps, every * dilation / stride,
-          last, -every};
+  return {phase, stride, count, 1, (phase + before - last * dilation) / stride, taps, every * dilation / stride, last,
+      -every};
 }
 
 using IntList = std::vector<int64_t>;
 
 // Throw on shapes, dtypes, devices and numbers that do not fit. `padding` is top, left, bottom, right.
-CVOPS_API DepthwiseSizes check_depthwise_conv2d(
-    const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, const IntList& stride,
-    const IntList& padding, const IntList& dilation, int64_t activation);
-CVOPS_API DepthwiseSizes check_depthwise_conv2d_backward(
-    const Tensor& grad, const Tensor& input, const Tensor& weight, const IntList& stride, const IntList& padding,
-    const IntList& dilation, int64_t gradients);
+CVOPS_API DepthwiseSizes check_depthwise_conv2d(const Tensor& input, const Tensor& weight,
+    const std::optional<Tensor>& bias, const IntList& stride, const IntList& padding, const IntList& dilation,
+    int64_t activation);
+CVOPS_API DepthwiseSizes check_depthwise_conv2d_backward(const Tensor& grad, const Tensor& input, const Tensor& weight,
+    const IntList& stride, const IntList& padding, const IntList& dilation, int64_t gradients);
 
 }  // namespace cvops

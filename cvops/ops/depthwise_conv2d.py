@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cvops.ops._register import autocast_to
+from cvops.ops._register import autocast_to, differentiable
 
 ACTIVATIONS = (None, "relu", "relu6", "silu", "hardswish")  # DepthwiseActivation in csrc/ops/depthwise_conv2d.h
 _FUNCTIONS = (lambda x: x, F.relu, F.relu6, F.silu, F.hardswish)
@@ -67,8 +67,8 @@ def depthwise_conv2d(
     index = ACTIVATIONS.index(activation)
     tensors = (input, weight) if bias is None else (input, weight, bias)
     if index and torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-        return _FUNCTIONS[index](torch.ops.cvops.depthwise_conv2d(input, weight, bias, stride, padding, dilation, 0))
-    return torch.ops.cvops.depthwise_conv2d(input, weight, bias, stride, padding, dilation, index)
+        return _FUNCTIONS[index](_conv(input, weight, bias, stride, padding, dilation, 0))
+    return _conv(input, weight, bias, stride, padding, dilation, index)
 
 
 def _pair(name: str, value: int | Sequence[int]) -> list[int]:
@@ -79,7 +79,11 @@ def _pair(name: str, value: int | Sequence[int]) -> list[int]:
 
 
 def _sides(
-    padding: int | Sequence[int] | str, size: Sequence[int], kernel: Sequence[int], stride: list[int], dilation: list[int]
+    padding: int | Sequence[int] | str,
+    size: Sequence[int],
+    kernel: Sequence[int],
+    stride: list[int],
+    dilation: list[int],
 ) -> list[int]:
     """Padding as top, left, bottom, right."""
     if isinstance(padding, int):
@@ -219,10 +223,10 @@ def _slope(activation: int, x: Tensor) -> Tensor:
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     input, weight, bias = ctx.saved_tensors
     if ctx.activation:  # fused all the same: only reached by calling the op itself, so it is recomputed, not kept
-        before = torch.ops.cvops.depthwise_conv2d(input, weight, bias, *ctx.geometry, 0)
+        before = _conv(input, weight, bias, *ctx.geometry, 0)
         grad = grad * _slope(ctx.activation, before)
     wanted = [need * flag for need, flag in zip(ctx.needs_input_grad, (1, 2, 4), strict=False)]
-    grads = torch.ops.cvops.depthwise_conv2d_backward(grad, input, weight, *ctx.geometry, sum(wanted))
+    grads = _gradients(grad, input, weight, *ctx.geometry, sum(wanted))
     return *(g if flag else None for g, flag in zip(grads, wanted, strict=True)), None, None, None, None
 
 
@@ -244,25 +248,20 @@ def _double_backward(
     if ctx.needs_input_grad[0]:
         parts = []
         if by_input is not None:
-            parts.append(torch.ops.cvops.depthwise_conv2d(by_input, weight, by_bias, *geometry, 0))
+            parts.append(_conv(by_input, weight, by_bias, *geometry, 0))
             by_bias_left = None
         else:
             by_bias_left = by_bias
         if by_weight is not None:
-            parts.append(torch.ops.cvops.depthwise_conv2d(input, by_weight, by_bias_left, *geometry, 0))
+            parts.append(_conv(input, by_weight, by_bias_left, *geometry, 0))
         elif by_bias_left is not None:
             parts.append(by_bias_left[:, None, None].expand_as(grad))
         out_grad = parts[0] if len(parts) == 1 else parts[0] + parts[1] if parts else None
     if ctx.needs_input_grad[1] and by_weight is not None:
-        out_input = torch.ops.cvops.depthwise_conv2d_backward(grad, input, by_weight, *geometry, GRAD_INPUT)[0]
+        out_input = _gradients(grad, input, by_weight, *geometry, GRAD_INPUT)[0]
     if ctx.needs_input_grad[2] and by_input is not None:
-        out_weight = torch.ops.cvops.depthwise_conv2d_backward(grad, by_input, weight, *geometry, GRAD_WEIGHT)[1]
+        out_weight = _gradients(grad, by_input, weight, *geometry, GRAD_WEIGHT)[1]
     return out_grad, out_input, out_weight, None, None, None, None
-
-
-torch.library.register_autograd("cvops::depthwise_conv2d", _backward, setup_context=_save)
-torch.library.register_autograd("cvops::depthwise_conv2d_backward", _double_backward, setup_context=_save_backward)
-autocast_to("depthwise_conv2d", None)
 
 
 def _into_channels(tensor: Tensor, dim: int | None, size: int, at: int) -> Tensor:
@@ -273,7 +272,6 @@ def _into_channels(tensor: Tensor, dim: int | None, size: int, at: int) -> Tenso
     return tensor.expand(shape).flatten(at, at + 1)
 
 
-@torch.library.register_vmap("cvops::depthwise_conv2d")
 def _vmap(
     info: Any, in_dims: tuple[Any, ...], input: Tensor, weight: Tensor, bias: Tensor | None, *geometry: Any
 ) -> tuple[Tensor, int]:
@@ -288,7 +286,6 @@ def _vmap(
     return out.unflatten(1, (size, -1)), 1
 
 
-@torch.library.register_vmap("cvops::depthwise_conv2d_backward")
 def _vmap_backward(
     info: Any, in_dims: tuple[Any, ...], grad: Tensor, input: Tensor, weight: Tensor, *rest: Any
 ) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[int | None, int | None, int | None]]:
@@ -302,6 +299,11 @@ def _vmap_backward(
         for g, axis, want in zip(grads, axes, wanted, strict=True)
     )
     return out, tuple(axis if want else None for axis, want in zip(axes, wanted, strict=True))  # type: ignore[return-value]
+
+
+_conv = differentiable("depthwise_conv2d", _save, _backward, _vmap)
+_gradients = differentiable("depthwise_conv2d_backward", _save_backward, _double_backward, _vmap_backward)
+autocast_to("depthwise_conv2d", None)
 
 
 def reference_depthwise_conv2d(

@@ -225,9 +225,7 @@ geometries = st.fixed_dictionaries(
         "c": st.sampled_from([1, 2, 3, 7, 8, 9, 16, 17, 24, 33]),
         "m": st.sampled_from([1, 1, 1, 2, 3]),
         "size": st.tuples(st.integers(1, 34), st.integers(1, 40)),
-        "kernel": st.one_of(
-            st.sampled_from([(3, 3), (5, 5), (7, 7)]), st.tuples(st.integers(1, 9), st.integers(1, 9))
-        ),
+        "kernel": st.one_of(st.sampled_from([(3, 3), (5, 5), (7, 7)]), st.tuples(st.integers(1, 9), st.integers(1, 9))),
         "stride": st.one_of(st.sampled_from([(1, 1), (2, 2)]), st.tuples(st.integers(1, 5), st.integers(1, 5))),
         "dilation": st.one_of(st.just((1, 1)), st.tuples(st.integers(1, 4), st.integers(1, 4))),
         "padding": st.one_of(st.just("same"), st.tuples(*[st.integers(0, 9)] * 4)),
@@ -251,9 +249,7 @@ def test_any_geometry(g):
     reach = [d * (k - 1) + 1 for k, d in zip(g["kernel"], g["dilation"], strict=True)]
     sides = g["padding"]
     if sides == "same":
-        totals = [
-            max((-(-n // s) - 1) * s + r - n, 0) for n, s, r in zip(g["size"], g["stride"], reach, strict=True)
-        ]
+        totals = [max((-(-n // s) - 1) * s + r - n, 0) for n, s, r in zip(g["size"], g["stride"], reach, strict=True)]
         sides = [t // 2 for t in totals] + [t - t // 2 for t in totals]
     elif any(g["size"][i] + sides[i] + sides[i + 2] < reach[i] for i in (0, 1)):
         with pytest.raises(RuntimeError, match="smaller than the dilated kernel"):
@@ -403,11 +399,11 @@ def test_errors(device):
         call(x, weight, stride=0)
     with pytest.raises(ValueError, match="dilation must be one or two integers >= 1"):
         call(x, weight, dilation=(1, 2, 3))
-    with pytest.raises(ValueError, match="padding must be 'same'.* got -1"):
+    with pytest.raises(ValueError, match=r"padding must be 'same'.* got -1"):
         call(x, weight, padding=-1)
-    with pytest.raises(ValueError, match="padding must be 'same'.* got 'full'"):
+    with pytest.raises(ValueError, match=r"padding must be 'same'.* got 'full'"):
         call(x, weight, padding="full")
-    with pytest.raises(ValueError, match="activation must be one of .* got 'tanh'"):
+    with pytest.raises(ValueError, match=r"activation must be one of .* got 'tanh'"):
         call(x, weight, activation="tanh")
     with pytest.raises(RuntimeError, match=r"height of the padded input \(8 \+ 0 \+ 0\) is smaller .* \(9\)"):
         call(x, weight, dilation=4)

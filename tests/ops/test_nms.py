@@ -155,7 +155,7 @@ def test_non_contiguous(device):
 
 
 @pytest.mark.parametrize("max_output", [0, 1, 7, 60, 100])
-@pytest.mark.parametrize("score_threshold", [None, 0.5, 2.0])
+@pytest.mark.parametrize("score_threshold", [None, 0.5, 2.0, float("inf")])
 @pytest.mark.parametrize("grouped", [False, True])
 def test_padded_equals_dynamic(max_output, score_threshold, grouped, device):
     images = [case(60, device=device, groups=2) for _ in range(3)]
