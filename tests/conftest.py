@@ -14,6 +14,9 @@ import torch
 ON_CUDA_HOST = bool(os.environ.get("CVOPS_OPS_LIBRARY"))
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() and not ON_CUDA_HOST else [])]
 
+# Inputs that hypothesis generates for one op family: fewer where every CUDA thread is a fiber.
+EXAMPLES = 100 if ON_CUDA_HOST else 500
+
 # Relative and absolute tolerance of one op against its reference in the same dtype (docs/numerics.md).
 TOLERANCE = {
     torch.float64: {"rtol": 1e-10, "atol": 1e-12},

@@ -28,7 +28,8 @@ int64_t round_up(int64_t a, int64_t b) { return (a + b - 1) / b * b; }
 template <typename T>
 class Scratch {
  public:
-  explicit Scratch(int64_t each) : each_(round_up(each, kSlack)), memory_(new T[each_ * torch::stable::get_num_threads()]) {}
+  explicit Scratch(int64_t each)
+      : each_(round_up(each, kSlack)), memory_(new T[each_ * torch::stable::get_num_threads()]) {}
 
   T* take() { return memory_.get() + each_ * next_.fetch_add(1); }
 
@@ -89,12 +90,15 @@ Tensor new_planes(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w
   return out;
 }
 
-// Weight planes [c * m, 1, kh, kw] as [kh, kw, c * m].
+// Weight planes [planes, 1, kh, kw] as [kh, kw, planes], 16 planes at a time so that both sides stay in L1.
 template <typename T>
-std::vector<T> channels_inside(const T* weight, int64_t planes, int64_t taps) {
-  std::vector<T> out(planes * taps);
-  for (int64_t i = 0; i < taps; ++i) {
-    for (int64_t c = 0; c < planes; ++c) out[i * planes + c] = weight[c * taps + i];
+std::unique_ptr<T[]> channels_inside(const T* weight, int64_t planes, int64_t taps) {
+  std::unique_ptr<T[]> out(new T[planes * taps]);
+  for (int64_t first = 0; first < planes; first += 16) {
+    const int64_t last = std::min(first + 16, planes);
+    for (int64_t i = 0; i < taps; ++i) {
+      for (int64_t c = first; c < last; ++c) out[i * planes + c] = weight[c * taps + i];
+    }
   }
   return out;
 }
@@ -132,8 +136,8 @@ void run(Correlation<T> job, const Plan& plan, bool channels_last, const Tensor&
   const int64_t row_ops = job.target_w * job.kh * job.kw / (job.row_phases * job.column_phases) + 1;
   if (channels_last) {
     if constexpr (std::is_same_v<S, T>) {
-      const std::vector<T> weight = channels_inside(job.weight, job.groups, job.kh * job.kw);
-      job.weight = weight.data();
+      const std::unique_ptr<T[]> weight = channels_inside(job.weight, job.groups, job.kh * job.kw);
+      job.weight = weight.get();
       job.prefetch = (source.numel() + target.numel()) * static_cast<int64_t>(sizeof(T)) > kPrefetchBytes;
       const int64_t grain = kOpsPerTask / (row_ops * job.groups) + 1;
       torch::stable::parallel_for(0, job.n * job.target_h, grain, [&](int64_t first, int64_t last) {

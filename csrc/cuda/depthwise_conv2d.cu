@@ -152,10 +152,10 @@ void weight_gradients(const DepthwiseSizes& s, bool nhwc, const Tensor& grad, co
   CVOPS_DISPATCH_FLOATS(grad.scalar_type(), "depthwise_conv2d_backward", [&] {
     using T = compute_t<scalar_t>;
     const auto run = [&]<int KW>() {
-      // Enough splits of the rows for a large device; few enough that adding them up costs nothing.
-      constexpr int64_t blocks_wanted = 1024;
-      const int64_t own = slabs * s.kh * (s.kw / KW);
-      const int64_t splits = std::clamp<int64_t>(blocks_wanted / own, 1, std::max<int64_t>(lines, 1));
+      // Enough splits of the rows to fill a large device, but no block with fewer than some positions per thread.
+      constexpr int64_t blocks_wanted = 1024, positions_wanted = 4 * kDepthwiseThreads;
+      const int64_t own = slabs * s.kh * (s.kw / KW), most = lines * s.out_w / positions_wanted;
+      const int64_t splits = std::max<int64_t>(std::min({blocks_wanted / own, most, lines}), 1);
       Tensor partial = torch::stable::new_empty(grad, {splits, planes, taps + 1}, compute_type(grad.scalar_type()));
       CVOPS_LAUNCH((depthwise_grad_weight_kernel<KW, scalar_t, T>), blocks_for(own * splits, 1), kDepthwiseThreads, 0,
           scope.stream(), grad.const_data_ptr<scalar_t>(), input.const_data_ptr<scalar_t>(), shape, of_grad, of_input,

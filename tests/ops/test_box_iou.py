@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from conftest import TOLERANCE
+from conftest import EXAMPLES, TOLERANCE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -251,7 +251,7 @@ def test_box_convert_and_area_equal_torchvision(fmts, torchvision):
     torch.testing.assert_close(cvops.ops.box_area(ours, fmts[1]), torchvision.ops.box_area(peer, fmts[1]))
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(data=st.data(), n=st.integers(0, 40), m=st.integers(0, 40), metric=st.sampled_from(list(METRICS)))
 def test_any_boxes(data, n, m, metric):
     dtype = data.draw(st.sampled_from(DTYPES))

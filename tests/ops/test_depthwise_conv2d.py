@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import TOLERANCE
+from conftest import EXAMPLES, TOLERANCE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -238,7 +238,7 @@ geometries = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(geometries)
 def test_any_geometry(g):
     torch.manual_seed(g["seed"])

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import TOLERANCE
+from conftest import EXAMPLES, TOLERANCE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -192,7 +192,7 @@ def test_bad_input(name, a, b, kwargs, message):
         op(name)(a, b, **kwargs)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(data=st.data(), n=st.integers(0, 300), metric=st.sampled_from(list(METRICS)))
 def test_any_boxes(data, n, metric):
     dtype = data.draw(st.sampled_from(DTYPES))

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import DEVICES
+from conftest import DEVICES, EXAMPLES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -324,7 +324,7 @@ def test_bad_input(call, message):
         call()
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(data=st.data(), n=st.integers(0, 260), threshold=st.sampled_from([*THRESHOLDS, 1 / 3]))
 def test_any_boxes(data, n, threshold):
     dtype = data.draw(st.sampled_from(DTYPES))
