@@ -31,7 +31,7 @@ asan: build
 
 bench: build
 	$(BIN)/pytest bench/ops --benchmark-enable --benchmark-disable-gc --benchmark-columns=median,iqr,rounds -q
-	$(BIN)/python -m bench.report
+	$(BIN)/python -m bench.report docs/benchmarks.md README.md
 
 cuda-report: build
 	$(BIN)/python -m bench.cuda_report

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import platform
 import re
 import statistics
@@ -74,12 +75,12 @@ class Row:
     cvops_iqr: tuple[float, float]
     peers_ms: dict[str, float]
     ratios: dict[str, float]
-    best_ratios: dict[str, float]  # of the fastest rounds; far from `ratios` only on a disturbed machine
     floor_ms: float
     rounds: int
     target: float | None = None
     group: dict[str, Any] | None = None
-    extra: dict[str, float] = field(default_factory=dict)
+    best_ratios: dict[str, float] = field(default_factory=dict)  # of the fastest rounds; see `disturbed`
+    disturbed: bool = False  # somebody else was using the cores: two-thread times then measure the scheduler
 
 
 def devices() -> list[str]:
@@ -167,6 +168,8 @@ def compare(case: Case, device: str, drive: Callable[[Call, Call, int], None], r
         best_ratios={name: min(times[name]) / min(ours) for name in contest.peers},
         floor_ms=floor_seconds(contest.bytes, device) * 1e3,
         rounds=len(ours),
+        disturbed=device == "cpu"
+        and (os.getloadavg()[0] > 1.3 * (os.cpu_count() or 1) or quartiles[2] > 2 * quartiles[0]),
         target=case.target,
         group=None if case.group is None else vars(case.group),
     )

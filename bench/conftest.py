@@ -43,4 +43,9 @@ def contest(benchmark) -> Callable[[common.Case, str], common.Row]:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if ROWS:
         terminalreporter.write_line("\n" + report.table(ROWS))
+        disturbed = sum(row.disturbed for row in ROWS)
+        if disturbed:
+            terminalreporter.write_line(
+                f"{disturbed} rows marked ? were disturbed by other load; run again when quiet."
+            )
         terminalreporter.write_line(f"\nwritten: {', '.join(map(str, report.save(ROWS)))}")

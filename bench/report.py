@@ -42,7 +42,7 @@ def cells(row: common.Row) -> list[str]:
     return [
         row.op,
         row.name + (" (GPU)" if row.device == "cuda" else ""),
-        f"{ms(row.cvops_ms)} [{ms(low)}..{ms(high)}]",
+        f"{ms(row.cvops_ms)} [{ms(low)}..{ms(high)}]" + (" ?" if row.disturbed else ""),
         "; ".join(f"{name} {ms(value)}" for name, value in row.peers_ms.items()) or "-",
         "; ".join(f"{value:.2f}x" for value in row.ratios.values()) or "-",
         "; ".join(f"{value:.2f}x" for value in row.best_ratios.values()) or "-",
@@ -90,8 +90,11 @@ def markdown_short(rows: list[common.Row]) -> str:
 
 
 def load(file: Path) -> tuple[dict[str, Any], list[common.Row]]:
+    """A results file, also one of an earlier version: fields that are no longer known are left out."""
     data = json.loads(file.read_text())
-    return data["machine"], [common.Row(**row) for row in data["rows"]]
+    known = common.Row.__dataclass_fields__
+    rows = [common.Row(**{key: value for key, value in row.items() if key in known}) for row in data["rows"]]
+    return data["machine"], rows
 
 
 def save(rows: list[common.Row]) -> list[Path]:
@@ -108,34 +111,51 @@ def save(rows: list[common.Row]) -> list[Path]:
     return [file, plot(ordered, facts, file.with_suffix(".png"))]
 
 
+def bars(rows: list[common.Row]) -> list[tuple[str, str, float, float | None, list[float]]]:
+    """(op, label, ratio to the first peer, target, all ratios): one per case, and one mean per group."""
+    found: list[tuple[str, str, float, float | None, list[float]]] = []
+    for row in rows:
+        if row.ratios and not row.group:
+            ratio = next(iter(row.ratios.values()))
+            gpu = " (GPU)" if row.device == "cuda" else ""
+            found.append(
+                (row.op, f"{row.op}  {row.name.removeprefix(row.op).strip()}{gpu}", ratio, row.target, [ratio])
+            )
+    for group, device, mean, _worst in geometric_means(rows):
+        members = [r for r in rows if r.group and r.group["name"] == group.name and r.device == device and r.ratios]
+        ratios = [next(iter(r.ratios.values())) for r in members]
+        gpu = " (GPU)" if device == "cuda" else ""
+        found.append((members[0].op, f"{group.name}, mean of {len(ratios)}{gpu}", mean, group.target, ratios))
+    return found
+
+
 def plot(rows: list[common.Row], facts: dict[str, Any], file: Path) -> Path:
-    """Horizontal bars of the ratio to the first peer, on a log axis, targets as ticks."""
+    """Horizontal bars of the ratio to the first peer, on a log axis, targets as ticks, groups with their range."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    rows = [row for row in rows if row.ratios]
-    ratios = [next(iter(row.ratios.values())) for row in rows]
-    ops = list(dict.fromkeys(row.op for row in rows))
-    colours = [plt.get_cmap("tab10")(ops.index(row.op) % 10) for row in rows]
-    figure, axes = plt.subplots(figsize=(10, 1.2 + 0.26 * len(rows)), layout="constrained")
-    places = range(len(rows))
-    axes.barh(places, [ratio - 1 for ratio in ratios], left=1, color=colours, height=0.72)
-    for place, row, ratio in zip(places, rows, ratios, strict=True):
-        axes.text(max(ratio, 1) * 1.04, place, f"{ratio:.1f}x", va="center", fontsize=8)
-        target = row.target or (row.group and row.group["target"])
+    shown = bars(rows)
+    ops = list(dict.fromkeys(op for op, *_ in shown))
+    figure, axes = plt.subplots(figsize=(10, 1.2 + 0.28 * len(shown)), layout="constrained")
+    for place, (op, _label, ratio, target, ratios) in enumerate(shown):
+        axes.barh(place, ratio - 1, left=1, color=plt.get_cmap("tab10")(ops.index(op) % 10), height=0.72)
+        if len(ratios) > 1:
+            axes.plot([min(ratios), max(ratios)], [place] * 2, color="black", linewidth=0.9, marker="|")
+        axes.text(max(*ratios, ratio, target or 1, 1) * 1.06, place, f"{ratio:.1f}x", va="center", fontsize=8)
         if target:
-            axes.plot([target] * 2, [place - 0.42, place + 0.42], color="black", linewidth=1.8)
+            axes.plot([target] * 2, [place - 0.42, place + 0.42], color="black", linewidth=2.2)
+    every = [r for *_, ratios in shown for r in ratios] or [1.0]
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_xscale("log")
-    axes.set_xlim(min(0.7, *(0.9 * r for r in ratios)), max(ratios) * 1.6)
-    ticks = [t for t in (0.5, 1, 2, 5, 10, 20, 50, 100, 200) if axes.get_xlim()[0] <= t <= axes.get_xlim()[1]]
+    axes.set_xlim(min(0.8, 0.9 * min(every)), max(2, *every) * 1.6)
+    ticks = [t for t in (0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200) if axes.get_xlim()[0] <= t <= axes.get_xlim()[1]]
     axes.set_xticks(ticks, [f"{t:g}x" for t in ticks])
     axes.minorticks_off()
-    axes.set_yticks(places, [f"{row.op}  {row.name}" for row in rows], fontsize=8)
-    axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_xlabel("times faster than the peer (log scale; black tick: target, of the case or of its group's mean)")
+    axes.set_yticks(range(len(shown)), [label for _op, label, *_ in shown], fontsize=8)
+    axes.set_ylim(len(shown) - 0.4, -0.6)
+    axes.set_xlabel("times faster than the peer (log). Tall tick: target. Thin line: range of the group.")
     axes.set_title(f"{facts.get('gpu', facts['cpu'])}, {facts['threads']} threads, torch {facts['torch']}", fontsize=10)
     figure.savefig(file, dpi=110)
     plt.close(figure)

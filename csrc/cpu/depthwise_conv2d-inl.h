@@ -1,24 +1,29 @@
 // Loop bodies of depthwise_conv2d for NCHW, compiled once per instruction set (cpu/foreach_isa.h).
 //
 // A strip of a plane is copied into zero-padded scratch memory that stays in cache, every column stride phase apart, so
-// that all loads are unmasked and contiguous whatever the stride. Then blocks of 7 rows by one vector are accumulated in
-// registers: a source vector is loaded once for all the rows that it reaches. An output adds its taps in one fixed
+// that all loads are unmasked and contiguous whatever the stride. Then blocks of 7 rows by one vector are accumulated
+// in registers: a source vector is loaded once for all the rows that it reaches. An output adds its taps in one fixed
 // order (column by column, bias first), whatever block it falls into, so results do not depend on threads or strips.
 
 #include "cpu/vec-inl.h"
 
-inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t smaller(int64_t a, int64_t b) {
+  return a < b ? a : b;
+}
+inline int64_t larger(int64_t a, int64_t b) {
+  return a > b ? a : b;
+}
+inline int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
 
 constexpr int64_t kBlockRows = 7;  // 7, 14, 28, 56 and 112 rows are whole blocks
 constexpr int64_t kRestRows = 4;
 
 // One block: R rows, `count` <= lanes columns. Row r reads source rows r * SY + ky; KH = 0: any number of taps `kh`.
 template <typename T, int lanes, int R, int KH, int SY>
-inline void correlate_block(
-    const T* source, int64_t pitch, int64_t stride, int64_t tap_rows, const int64_t* columns, int64_t kw,
-    const T* weight, int64_t weight_row, int64_t weight_column, int64_t kh, T init, bool add, T* target,
+inline void correlate_block(const T* source, int64_t pitch, int64_t stride, int64_t tap_rows, const int64_t* columns,
+    int64_t kw, const T* weight, int64_t weight_row, int64_t weight_column, int64_t kh, T init, bool add, T* target,
     int64_t target_pitch, int64_t count) {
   typedef Vec<T, lanes> V;
   V sum[R];
@@ -80,13 +85,11 @@ inline void correlate_across(const RowsJob<T>& job, int64_t row) {
     T* target = job.target + row * job.target_pitch + x;
     const int64_t count = job.width - x;
     if (count > half) {
-      correlate_block<T, lanes, R, KH, SY>(
-          source, job.pitch, job.stride, job.tap_rows, job.columns, job.kw, job.weight, job.weight_row,
-          job.weight_column, job.kh, job.init, job.add, target, job.target_pitch, count);
+      correlate_block<T, lanes, R, KH, SY>(source, job.pitch, job.stride, job.tap_rows, job.columns, job.kw, job.weight,
+          job.weight_row, job.weight_column, job.kh, job.init, job.add, target, job.target_pitch, count);
     } else {
-      correlate_block<T, half, R, KH, SY>(
-          source, job.pitch, job.stride, job.tap_rows, job.columns, job.kw, job.weight, job.weight_row,
-          job.weight_column, job.kh, job.init, job.add, target, job.target_pitch, count);
+      correlate_block<T, half, R, KH, SY>(source, job.pitch, job.stride, job.tap_rows, job.columns, job.kw, job.weight,
+          job.weight_row, job.weight_column, job.kh, job.init, job.add, target, job.target_pitch, count);
     }
   }
 }
@@ -117,18 +120,27 @@ void correlate_rows(const RowsJob<T>& job) {
   if constexpr (sizeof(T) == 4) {
     if (job.tap_rows == 1 && job.stride == 1) {
       switch (job.kh) {
-        case 1: return correlate_rows_of<T, 1, 1>(job);
-        case 2: return correlate_rows_of<T, 2, 1>(job);
-        case 3: return correlate_rows_of<T, 3, 1>(job);
-        case 4: return correlate_rows_of<T, 4, 1>(job);
-        case 5: return correlate_rows_of<T, 5, 1>(job);
-        case 7: return correlate_rows_of<T, 7, 1>(job);
+        case 1:
+          return correlate_rows_of<T, 1, 1>(job);
+        case 2:
+          return correlate_rows_of<T, 2, 1>(job);
+        case 3:
+          return correlate_rows_of<T, 3, 1>(job);
+        case 4:
+          return correlate_rows_of<T, 4, 1>(job);
+        case 5:
+          return correlate_rows_of<T, 5, 1>(job);
+        case 7:
+          return correlate_rows_of<T, 7, 1>(job);
       }
     } else if (job.tap_rows == 1 && job.stride == 2) {
       switch (job.kh) {
-        case 3: return correlate_rows_of<T, 3, 2>(job);
-        case 5: return correlate_rows_of<T, 5, 2>(job);
-        case 7: return correlate_rows_of<T, 7, 2>(job);
+        case 3:
+          return correlate_rows_of<T, 3, 2>(job);
+        case 5:
+          return correlate_rows_of<T, 5, 2>(job);
+        case 7:
+          return correlate_rows_of<T, 7, 2>(job);
       }
     } else if (job.stride == 1 && job.kh <= 7) {
       // Dilated: the rows that are equal modulo the dilation are a plane of their own.
@@ -159,9 +171,8 @@ inline const T* as_computed(const S* row, int64_t n, T* line) {
 // Scratch rows [0, rows) = source rows [first, first + rows) of a plane, zeros outside of it. Row ends may be overrun
 // by zeros, because the next row is written after.
 template <typename T, typename S>
-void pack_rows(
-    const S* plane, int64_t height, int64_t width, int64_t first, int64_t rows, int64_t stride, const StripLayout& at,
-    T* scratch) {
+void pack_rows(const S* plane, int64_t height, int64_t width, int64_t first, int64_t rows, int64_t stride,
+    const StripLayout& at, T* scratch) {
   const int64_t used = smaller(width, at.used_columns);
   for (int64_t r = 0; r < rows; ++r) {
     T* to = scratch + r * at.pitch;
@@ -215,8 +226,10 @@ template <typename T, typename S>
 void interleave_row(const T* from, int64_t pitch, int64_t phases, int64_t width, T* line, S* to) {
   if (phases == 1) return round_row<T>(to, from, width);
   T* row;
-  if constexpr (std::is_same_v<S, T>) row = to;
-  else row = line;
+  if constexpr (std::is_same_v<S, T>)
+    row = to;
+  else
+    row = line;
   if (phases == 2) {
     const T* odd = from + pitch;
 #pragma GCC ivdep
@@ -234,9 +247,8 @@ void interleave_row(const T* from, int64_t pitch, int64_t phases, int64_t width,
 
 // Items [first, last) of n * groups * strips. `scratch` holds at.size elements; `offsets` kw of them.
 template <typename T, typename S>
-void correlate_nchw(
-    const Correlation<T>& job, const StripLayout& at, const S* source, S* target, int64_t first, int64_t last,
-    T* scratch, int64_t* offsets) {
+void correlate_nchw(const Correlation<T>& job, const StripLayout& at, const S* source, S* target, int64_t first,
+    int64_t last, T* scratch, int64_t* offsets) {
   if constexpr (std::is_same_v<S, float>) {
     if (correlate_direct(job, at, source, target, first, last)) return;
   }
@@ -265,7 +277,7 @@ void correlate_nchw(
       const T* weight = job.weight + (group * pairs + pair) * job.kh * job.kw;
       if (pair == 0 || job.sources > 1) {
         pack_rows(source + plane * job.source_h * job.source_w, job.source_h, job.source_w, from, to - from, stride_w,
-                  at, scratch);
+            at, scratch);
       }
       for (int64_t p = 0; p < job.row_phases; ++p) {
         const AxisPhase& rows = job.rows[p];
@@ -306,7 +318,7 @@ void correlate_nchw(
       if (direct) continue;
       for (int64_t y = begin; y < end; ++y) {
         interleave_row(staged + (y - begin) * job.column_phases * at.columns, at.columns, job.column_phases,
-                       job.target_w, scratch + at.line_offset, out + y * job.target_w);
+            job.target_w, scratch + at.line_offset, out + y * job.target_w);
       }
     }
   }
@@ -314,9 +326,8 @@ void correlate_nchw(
 
 // sums[ky][kx] += sum over a block of R rows of grad times source, for K tap columns at once.
 template <typename T, int lanes, int R, int KH, int SY, int K>
-inline void grad_weight_block(
-    const T* grad, int64_t grad_pitch, const T* source, int64_t pitch, const int64_t* columns, int64_t count,
-    Vec<T, lanes> (&sums)[K][KH]) {
+inline void grad_weight_block(const T* grad, int64_t grad_pitch, const T* source, int64_t pitch, const int64_t* columns,
+    int64_t count, Vec<T, lanes> (&sums)[K][KH]) {
   typedef Vec<T, lanes> V;
   V g[R];
 #pragma GCC unroll 16
@@ -415,15 +426,21 @@ void grad_weight_rows(const GradRows<T>& job) {
   if constexpr (sizeof(T) == 4) {
     if (job.tap_rows == 1 && job.stride == 1) {
       switch (job.kh) {
-        case 3: return grad_weight_rows_of<T, lanes, 3, 1>(job);
-        case 5: return grad_weight_rows_of<T, lanes, 5, 1>(job);
-        case 7: return grad_weight_rows_of<T, lanes, 7, 1>(job);
+        case 3:
+          return grad_weight_rows_of<T, lanes, 3, 1>(job);
+        case 5:
+          return grad_weight_rows_of<T, lanes, 5, 1>(job);
+        case 7:
+          return grad_weight_rows_of<T, lanes, 7, 1>(job);
       }
     } else if (job.tap_rows == 1 && job.stride == 2) {
       switch (job.kh) {
-        case 3: return grad_weight_rows_of<T, lanes, 3, 2>(job);
-        case 5: return grad_weight_rows_of<T, lanes, 5, 2>(job);
-        case 7: return grad_weight_rows_of<T, lanes, 7, 2>(job);
+        case 3:
+          return grad_weight_rows_of<T, lanes, 3, 2>(job);
+        case 5:
+          return grad_weight_rows_of<T, lanes, 5, 2>(job);
+        case 7:
+          return grad_weight_rows_of<T, lanes, 7, 2>(job);
       }
     }
   }
@@ -433,9 +450,8 @@ void grad_weight_rows(const GradRows<T>& job) {
 // Input channels [first, last): grad_weight [groups * targets, kh, kw] and, if not null, grad_bias [groups * targets].
 // Images are added in order. After the strip, `scratch` holds the rows of the gradient, then kh * kw + 1 vectors.
 template <typename T, typename S>
-void grad_weight_nchw(
-    const WeightGradient& job, const StripLayout& at, const S* grad, const S* source, int64_t first, int64_t last,
-    T* scratch, int64_t* offsets, T* grad_weight, T* grad_bias) {
+void grad_weight_nchw(const WeightGradient& job, const StripLayout& at, const S* grad, const S* source, int64_t first,
+    int64_t last, T* scratch, int64_t* offsets, T* grad_weight, T* grad_bias) {
   constexpr int lanes = full_lanes<T>;
   const int64_t taps = job.kh * job.kw, stride_w = job.columns.stride;
   T* staged = scratch + at.target_offset;
@@ -446,8 +462,8 @@ void grad_weight_nchw(
     offsets[k] = x % stride_w * at.phase_pitch + x / stride_w;
   }
   [[maybe_unused]] const DirectGradPlane direct = find_direct_grad_plane(job.rows, job.columns);
-  [[maybe_unused]] const DirectJob whole{job.source_h, job.source_w, job.grad_h, job.grad_w,
-                                         job.rows.base, job.columns.base, 0, 0};
+  [[maybe_unused]] const DirectJob whole{
+      job.source_h, job.source_w, job.grad_h, job.grad_w, job.rows.base, job.columns.base, 0, 0};
   for (int64_t group = first; group < last; ++group) {
     for (int64_t k = 0; k < job.targets; ++k) {
       const int64_t channel = group * job.targets + k;
@@ -485,12 +501,14 @@ void grad_weight_nchw(
           }
           const int64_t source_rows = (rows - 1) * job.rows.stride + (job.kh - 1) * job.rows.tap_step + 1;
           pack_rows(plane, job.source_h, job.source_w, begin * job.rows.stride + job.rows.base, source_rows, stride_w,
-                    at, scratch);
+              at, scratch);
           part.source = scratch, part.pitch = at.pitch, part.stride = job.rows.stride;
           part.tap_rows = job.rows.tap_step, part.columns = offsets, part.kh = job.kh, part.kw = job.kw;
           part.sums = sums;
-          if (job.grad_w > lanes / 2) grad_weight_rows<T, lanes>(part);
-          else grad_weight_rows<T, lanes / 2>(part);
+          if (job.grad_w > lanes / 2)
+            grad_weight_rows<T, lanes>(part);
+          else
+            grad_weight_rows<T, lanes / 2>(part);
         }
       }
       if (grad_weight != nullptr) {

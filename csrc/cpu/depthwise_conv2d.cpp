@@ -19,10 +19,12 @@ using torch::headeronly::MemoryFormat;
 
 constexpr int64_t kStripBytes = 48 << 10;  // of packed source: with the target beside it, well inside L2
 constexpr int64_t kPrefetchBytes = 12 << 20;
-constexpr int64_t kSlack = 64;             // elements that vector loads and row copies may run over
-constexpr int64_t kOpsPerTask = 1 << 15;   // multiply-adds below which another thread costs more than it brings
+constexpr int64_t kSlack = 64;            // elements that vector loads and row copies may run over
+constexpr int64_t kOpsPerTask = 1 << 15;  // multiply-adds below which another thread costs more than it brings
 
-int64_t round_up(int64_t a, int64_t b) { return (a + b - 1) / b * b; }
+int64_t round_up(int64_t a, int64_t b) {
+  return (a + b - 1) / b * b;
+}
 
 // Scratch memory for every thread of one parallel_for, allocated before it, because nothing may throw inside.
 template <typename T>
@@ -41,9 +43,8 @@ class Scratch {
 
 // Places for source columns [-left, used) of `phases` column phases, and strips of about kStripBytes of source rows.
 template <typename T>
-StripLayout strip_layout(
-    const std::vector<AxisPhase>& rows, const std::vector<AxisPhase>& columns, int64_t source_w, int64_t target_h,
-    int64_t target_w) {
+StripLayout strip_layout(const std::vector<AxisPhase>& rows, const std::vector<AxisPhase>& columns, int64_t source_w,
+    int64_t target_h, int64_t target_w) {
   StripLayout at{};
   for (const AxisPhase& phase : columns) {
     at.columns = std::max(at.columns, round_up(phase.count, kSlack));
@@ -63,7 +64,7 @@ StripLayout strip_layout(
   }
   const int64_t halo = low < high ? high - low : 1, step = rows[0].step;
   const int64_t affordable = kStripBytes / static_cast<int64_t>(sizeof(T)) / at.pitch;  // source rows
-  const int64_t whole = 7 * step;  // a whole block of every phase
+  const int64_t whole = 7 * step;                                                       // a whole block of every phase
   at.strip_rows = std::max<int64_t>(affordable - halo, 0) / stride_h * step / whole * whole;
   at.strip_rows = std::max(at.strip_rows, whole);
   // Halos are packed twice, so a strip is no shorter than four of them.
@@ -83,8 +84,7 @@ Tensor in_format(const Tensor& tensor, bool channels_last) {
 
 Tensor new_planes(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w, ScalarType type, bool channels_last) {
   const int64_t shape[] = {n, c, h, w};
-  Tensor out = torch::stable::empty(
-      {shape, 4}, type, std::nullopt, like.device(), std::nullopt,
+  Tensor out = torch::stable::empty({shape, 4}, type, std::nullopt, like.device(), std::nullopt,
       channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
   if (out.numel() > 0) advise_huge_pages(out.mutable_data_ptr(), out.numel() * out.element_size());
   return out;
@@ -112,7 +112,7 @@ Plan forward_plan(const DepthwiseSizes& s) {
   // With one output column its stride says nothing, and would only spread the scratch memory.
   const int64_t stride_w = s.out_w > 1 ? s.stride_w : 1, stride_h = s.out_h > 1 ? s.stride_h : 1;
   return {{forward_phase(s.out_h, s.kh, stride_h, s.top, s.dilation_h)},
-          {forward_phase(s.out_w, s.kw, stride_w, s.left, s.dilation_w)}};
+      {forward_phase(s.out_w, s.kw, stride_w, s.left, s.dilation_w)}};
 }
 
 Plan backward_plan(const DepthwiseSizes& s) {
@@ -140,14 +140,14 @@ void run(Correlation<T> job, const Plan& plan, bool channels_last, const Tensor&
       job.weight = weight.get();
       job.prefetch = (source.numel() + target.numel()) * static_cast<int64_t>(sizeof(T)) > kPrefetchBytes;
       const int64_t grain = kOpsPerTask / (row_ops * job.groups) + 1;
-      torch::stable::parallel_for(0, job.n * job.target_h, grain, [&](int64_t first, int64_t last) {
-        CVOPS_CALL_ISA(correlate_nhwc, job, from, to, first, last);
-      });
+      torch::stable::parallel_for(0, job.n * job.target_h, grain,
+          [&](int64_t first, int64_t last) { CVOPS_CALL_ISA(correlate_nhwc, job, from, to, first, last); });
     }
     return;
   }
   StripLayout at = strip_layout<T>(plan.rows, plan.columns, job.source_w, job.target_h, job.target_w);
-  if (!std::is_same_v<S, T> || job.column_phases > 1) at.size += at.strip_rows * job.column_phases * at.columns + kSlack;
+  if (!std::is_same_v<S, T> || job.column_phases > 1)
+    at.size += at.strip_rows * job.column_phases * at.columns + kSlack;
   Scratch<T> scratch(at.size);
   Scratch<int64_t> offsets(job.kw);
   const int64_t grain = kOpsPerTask / (row_ops * at.strip_rows * std::max(job.sources, job.targets)) + 1;
@@ -156,9 +156,8 @@ void run(Correlation<T> job, const Plan& plan, bool channels_last, const Tensor&
   });
 }
 
-Tensor depthwise_conv2d_cpu(
-    const Tensor& input_in, const Tensor& weight_in, const std::optional<Tensor>& bias_in, const IntList& stride,
-    const IntList& padding, const IntList& dilation, int64_t activation) {
+Tensor depthwise_conv2d_cpu(const Tensor& input_in, const Tensor& weight_in, const std::optional<Tensor>& bias_in,
+    const IntList& stride, const IntList& padding, const IntList& dilation, int64_t activation) {
   const DepthwiseSizes s = check_depthwise_conv2d(input_in, weight_in, bias_in, stride, padding, dilation, activation);
   const ScalarType type = input_in.scalar_type(), computed = compute_type(type);
   const bool nhwc = s.channels_last && s.m == 1;
@@ -208,7 +207,7 @@ void weight_gradients_nchw(
   const int64_t ops = job.n * job.grad_h * job.grad_w * job.kh * job.kw * job.targets;
   torch::stable::parallel_for(0, job.groups, kOpsPerTask / (ops + 1) + 1, [&](int64_t first, int64_t last) {
     CVOPS_CALL_ISA(grad_weight_nchw, job, at, grad.const_data_ptr<S>(), input.const_data_ptr<S>(), first, last,
-                   scratch.take(), offsets.take(), grad_weight, grad_bias);
+        scratch.take(), offsets.take(), grad_weight, grad_bias);
   });
 }
 
@@ -228,7 +227,7 @@ void weight_gradients_nhwc(
     for (int64_t item = first; item < last; ++item) {
       const int64_t range = item / blocks, k = item % blocks;
       CVOPS_CALL_ISA(grad_weight_nhwc, job, g, x, range * job.n / ranges, (range + 1) * job.n / ranges, k * block,
-                     k + 1 == blocks ? c : (k + 1) * block, own, partial.data() + range * (taps + 1) * c);
+          k + 1 == blocks ? c : (k + 1) * block, own, partial.data() + range * (taps + 1) * c);
     }
   });
   for (int64_t range = 1; range < ranges; ++range) {
@@ -242,9 +241,9 @@ void weight_gradients_nhwc(
   }
 }
 
-std::tuple<Tensor, Tensor, Tensor> depthwise_conv2d_backward_cpu(
-    const Tensor& grad_in, const Tensor& input_in, const Tensor& weight_in, const IntList& stride,
-    const IntList& padding, const IntList& dilation, int64_t gradients) {
+std::tuple<Tensor, Tensor, Tensor> depthwise_conv2d_backward_cpu(const Tensor& grad_in, const Tensor& input_in,
+    const Tensor& weight_in, const IntList& stride, const IntList& padding, const IntList& dilation,
+    int64_t gradients) {
   const DepthwiseSizes s =
       check_depthwise_conv2d_backward(grad_in, input_in, weight_in, stride, padding, dilation, gradients);
   const ScalarType type = input_in.scalar_type(), computed = compute_type(type);

@@ -1,5 +1,6 @@
 // What the two bodies of depthwise_conv2d work on, filled in by cpu/depthwise_conv2d.cpp: a correlation of planes (the
-// convolution, or the gradient of its input) and the gradient of the weight. Axes are AxisPhase (ops/depthwise_conv2d.h).
+// convolution, or the gradient of its input) and the gradient of the weight. Axes are AxisPhase
+// (ops/depthwise_conv2d.h).
 #pragma once
 
 #include "ops/depthwise_conv2d.h"
@@ -26,7 +27,7 @@ struct Correlation {
 // interleaved phases of `phase_pitch`, so that neighbours of one phase are adjacent; column x is number
 // (x + left) % stride, place (x + left) / stride.
 struct StripLayout {
-  int64_t strip_rows, strips;  // rows of the target per strip
+  int64_t strip_rows, strips;                                            // rows of the target per strip
   int64_t left, used_columns, phase_pitch, pitch, source_rows, columns;  // columns: of one phase of the target, padded
   int64_t line_offset, target_offset, size;  // in elements of scratch memory: one row, then the strip of the target
 };

@@ -68,7 +68,8 @@ inline void direct_block(
         over_rows<R, KH, S>(
             first, job.source_h,
             CVOPS_INLINED(auto q) {
-              const V a = load_masked<lanes>(from + q * width, low), b = load_masked<lanes>(from + q * width + lanes, high);
+              const V a = load_masked<lanes>(from + q * width, low),
+                      b = load_masked<lanes>(from + q * width + lanes, high);
               return Pair{even_lanes<lanes>(a, b), odd_lanes<lanes>(a, b)};
             },
             CVOPS_INLINED(auto r, auto ky, const Pair& value) {
@@ -77,22 +78,20 @@ inline void direct_block(
             });
       } else {
         const bool second = kx < 0;
-        unrolled<KH>(CVOPS_INLINED(auto ky) {
-          even[ky] = splat<float, lanes>(w[ky * job.weight_row + (second ? job.weight_column : 0)]);
-        });
+        unrolled<KH>(CVOPS_INLINED(
+            auto ky) { even[ky] = splat<float, lanes>(w[ky * job.weight_row + (second ? job.weight_column : 0)]); });
         over_rows<R, KH, S>(
             first, job.source_h,
             CVOPS_INLINED(auto q) {
-              const V a = load_masked<lanes>(from + q * width, low), b = load_masked<lanes>(from + q * width + lanes, high);
+              const V a = load_masked<lanes>(from + q * width, low),
+                      b = load_masked<lanes>(from + q * width + lanes, high);
               return second ? odd_lanes<lanes>(a, b) : even_lanes<lanes>(a, b);
             },
             CVOPS_INLINED(auto r, auto ky, V value) { sum[r] = fma_of<float, lanes>(even[ky], value, sum[r]); });
       }
     }
   }
-  unrolled<R>(CVOPS_INLINED(auto r) {
-    store_first<float, lanes>(target + (y + r) * job.target_w + x, sum[r], count);
-  });
+  unrolled<R>(CVOPS_INLINED(auto r) { store_first<float, lanes>(target + (y + r) * job.target_w + x, sum[r], count); });
 }
 
 template <int R, int KH, int KW, int S>
@@ -100,16 +99,17 @@ inline void direct_rows(
     const DirectJob& job, const float* source, const float* weight, float init, int64_t y, float* target) {
   constexpr int lanes = full_lanes<float>, half = lanes / 2;
   for (int64_t x = 0; x < job.target_w; x += lanes) {
-    if (job.target_w - x > half) direct_block<lanes, R, KH, KW, S>(job, source, weight, init, y, x, target);
-    else direct_block<half, R, KH, KW, S>(job, source, weight, init, y, x, target);
+    if (job.target_w - x > half)
+      direct_block<lanes, R, KH, KW, S>(job, source, weight, init, y, x, target);
+    else
+      direct_block<half, R, KH, KW, S>(job, source, weight, init, y, x, target);
   }
 }
 
 // Target rows [begin, end) of one plane; the last block may overlap the one before it.
 template <int KH, int KW, int S>
-void direct_plane(
-    const DirectJob& job, const float* source, const float* weight, float init, int64_t begin, int64_t end,
-    float* target) {
+void direct_plane(const DirectJob& job, const float* source, const float* weight, float init, int64_t begin,
+    int64_t end, float* target) {
   for (int64_t y = begin; y < end;) {
     if (end - y > kRestRows && end - begin >= kBlockRows) {
       y = smaller(y, end - kBlockRows);
@@ -129,9 +129,8 @@ void direct_plane(
 // The gradient of the input of a convolution of stride 2, at the rows of one phase (KH taps): columns of both phases,
 // A taps from base_a and B taps from base_a + D, are accumulated side by side and stored alternating.
 template <int lanes, int R, int KH, int A, int B, int D>
-inline void spread_block(
-    const DirectJob& job, const float* source, const float* weight_a, const float* weight_b, int64_t j, int64_t x,
-    float* target, int64_t target_pitch) {
+inline void spread_block(const DirectJob& job, const float* source, const float* weight_a, const float* weight_b,
+    int64_t j, int64_t x, float* target, int64_t target_pitch) {
   typedef Vec<float, lanes> V;
   V a[R] = {}, b[R] = {};
   const int64_t first = j + job.base_y, width = job.source_w;
@@ -163,9 +162,8 @@ inline void spread_block(
 
 // All rows of one phase: target row first + 2 * j for j < count.
 template <int KH, int A, int B, int D>
-void spread_plane(
-    const DirectJob& job, const float* source, const float* weight_a, const float* weight_b, int64_t count,
-    float* target) {
+void spread_plane(const DirectJob& job, const float* source, const float* weight_a, const float* weight_b,
+    int64_t count, float* target) {
   constexpr int lanes = full_lanes<float>, half = lanes / 2;
   const int64_t pitch = 2 * job.target_w, width = (job.target_w + 1) / 2;
   for (int64_t j = 0; j < count;) {
@@ -175,11 +173,14 @@ void spread_plane(
     for (int64_t x = 0; x < width; x += lanes) {
       float* to = target + j * pitch;
       const bool full = width - x > half;
-      if (block && full) spread_block<lanes, kBlockRows, KH, A, B, D>(job, source, weight_a, weight_b, j, x, to, pitch);
-      else if (block) spread_block<half, kBlockRows, KH, A, B, D>(job, source, weight_a, weight_b, j, x, to, pitch);
+      if (block && full)
+        spread_block<lanes, kBlockRows, KH, A, B, D>(job, source, weight_a, weight_b, j, x, to, pitch);
+      else if (block)
+        spread_block<half, kBlockRows, KH, A, B, D>(job, source, weight_a, weight_b, j, x, to, pitch);
       else if (rows == kRestRows)
         spread_block<lanes, kRestRows, KH, A, B, D>(job, source, weight_a, weight_b, j, x, to, pitch);
-      else spread_block<lanes, 1, KH, A, B, D>(job, source, weight_a, weight_b, j, x, to, pitch);
+      else
+        spread_block<lanes, 1, KH, A, B, D>(job, source, weight_a, weight_b, j, x, to, pitch);
     }
     j += rows;
   }
@@ -188,9 +189,8 @@ void spread_plane(
 // sums [KW, KH] += gradient times source over one plane, K tap columns at once; they are adjacent for stride 1, an even
 // and an odd one (or, K = 1, one of them) for stride 2.
 template <int lanes, int R, int KH, int S, int K>
-__attribute__((always_inline)) inline void direct_grad_block(
-    const DirectJob& job, const float* grad, const float* source, int kx, int64_t y, int64_t x,
-    Vec<float, lanes> (&sums)[K][KH]) {
+__attribute__((always_inline)) inline void direct_grad_block(const DirectJob& job, const float* grad,
+    const float* source, int kx, int64_t y, int64_t x, Vec<float, lanes> (&sums)[K][KH]) {
   typedef Vec<float, lanes> V;
   const int64_t width = job.source_w, count = job.target_w - x;
   V g[R];
@@ -220,8 +220,10 @@ __attribute__((always_inline)) inline void direct_grad_block(
         first, job.source_h,
         CVOPS_INLINED(auto q) {
           const V a = load_masked<lanes>(from + q * width, low), b = load_masked<lanes>(from + q * width + lanes, high);
-          if constexpr (K == 2) return Taps{{even_lanes<lanes>(a, b), odd_lanes<lanes>(a, b)}};
-          else return Taps{{second ? odd_lanes<lanes>(a, b) : even_lanes<lanes>(a, b)}};
+          if constexpr (K == 2)
+            return Taps{{even_lanes<lanes>(a, b), odd_lanes<lanes>(a, b)}};
+          else
+            return Taps{{second ? odd_lanes<lanes>(a, b) : even_lanes<lanes>(a, b)}};
         },
         CVOPS_INLINED(auto r, auto ky, const Taps& value) {
           unrolled<K>(CVOPS_INLINED(auto k) { sums[k][ky] = fma_of<float, lanes>(g[r], value.of[k], sums[k][ky]); });
@@ -277,9 +279,12 @@ inline DirectPlane find_direct_plane(const AxisPhase& rows, const AxisPhase& col
   const bool two = rows.stride == 2;
   if (rows.stride > 2) return nullptr;
   switch (rows.taps) {
-    case 3: return two ? direct_plane<3, 3, 2> : direct_plane<3, 3, 1>;
-    case 5: return two ? direct_plane<5, 5, 2> : direct_plane<5, 5, 1>;
-    case 7: return two ? direct_plane<7, 7, 2> : direct_plane<7, 7, 1>;
+    case 3:
+      return two ? direct_plane<3, 3, 2> : direct_plane<3, 3, 1>;
+    case 5:
+      return two ? direct_plane<5, 5, 2> : direct_plane<5, 5, 1>;
+    case 7:
+      return two ? direct_plane<7, 7, 2> : direct_plane<7, 7, 1>;
   }
 #else
   (void)rows, (void)columns;
@@ -336,13 +341,12 @@ inline DirectGradPlane find_direct_grad_plane(const AxisPhase& rows, const AxisP
 }
 
 // Items [first, last) of n * groups * strips, as correlate_nchw; false if this is not a common case.
-inline bool correlate_direct(
-    const Correlation<float>& job, const StripLayout& at, const float* source, float* target, int64_t first,
-    int64_t last) {
+inline bool correlate_direct(const Correlation<float>& job, const StripLayout& at, const float* source, float* target,
+    int64_t first, int64_t last) {
   if (job.sources > 1 || job.row_phases > 2 || job.row_phases != job.column_phases) return false;
   const AxisPhase &rows = job.rows[0], &columns = job.columns[0];
   DirectJob direct{job.source_h, job.source_w, job.target_h, job.target_w, rows.base, columns.base,
-                   rows.weight_step * job.kw, columns.weight_step};
+      rows.weight_step * job.kw, columns.weight_step};
   const int64_t plane = job.target_h * job.target_w, taps = job.kh * job.kw;
   if (job.row_phases == 2) {
     const AxisPhase& right = job.columns[1];
@@ -359,7 +363,7 @@ inline bool correlate_direct(
         direct.base_y = phase.base;
         const float* weight = job.weight + group * taps + phase.weight_first * job.kw;
         run[p](direct, source + image_group * job.source_h * job.source_w, weight + columns.weight_first,
-               weight + right.weight_first, phase.count, target + image_group * plane + phase.first * job.target_w);
+            weight + right.weight_first, phase.count, target + image_group * plane + phase.first * job.target_w);
       }
     }
     return true;

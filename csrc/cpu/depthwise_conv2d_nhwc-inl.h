@@ -7,9 +7,8 @@
 
 // X positions from `x`, one vector of channels. KX = 0: any taps; else KX adjacent taps, SX the stride.
 template <typename T, int lanes, int X, int KX, int SX>
-inline void correlate_nhwc_block(
-    const Correlation<T>& job, const AxisPhase& rows, const AxisPhase& columns, const T* source, int64_t row,
-    int64_t x, int64_t channel, T* target) {
+inline void correlate_nhwc_block(const Correlation<T>& job, const AxisPhase& rows, const AxisPhase& columns,
+    const T* source, int64_t row, int64_t x, int64_t channel, T* target) {
   typedef Vec<T, lanes> V;
   const int64_t c = job.groups;
   V sum[X];
@@ -22,18 +21,17 @@ inline void correlate_nhwc_block(
     for (int64_t k = 0; k < rows.stride; ++k) {
       const int64_t y = (row + 1) * rows.stride + rows.base + (rows.taps - 1) * rows.tap_step - k;
       const T* next = source + (y * job.source_w + x * columns.stride) * c + channel;
-      unrolled<X * (SX == 0 ? 1 : SX)>(CVOPS_INLINED(auto i) { __builtin_prefetch(next + i * c, 0, 3); });
+      unrolled<X*(SX == 0 ? 1 : SX)>(CVOPS_INLINED(auto i) { __builtin_prefetch(next + i * c, 0, 3); });
     }
-    unrolled<X>(CVOPS_INLINED(auto i) {
-      __builtin_prefetch(target + (rows.step * job.target_w + i * columns.step) * c, 1, 3);
-    });
+    unrolled<X>(CVOPS_INLINED(
+        auto i) { __builtin_prefetch(target + (rows.step * job.target_w + i * columns.step) * c, 1, 3); });
   }
   for (int64_t ky = 0; ky < rows.taps; ++ky) {
     const int64_t y = row * rows.stride + rows.base + ky * rows.tap_step;
     if (y < 0 || y >= job.source_h) continue;
     const T* line = source + y * job.source_w * c + channel;
-    const T* weight = job.weight + channel +
-        ((rows.weight_first + ky * rows.weight_step) * job.kw + columns.weight_first) * c;
+    const T* weight =
+        job.weight + channel + ((rows.weight_first + ky * rows.weight_step) * job.kw + columns.weight_first) * c;
     const int64_t weight_step = columns.weight_step * c;
     if constexpr (KX == 0) {
       for (int64_t kx = 0; kx < columns.taps; ++kx) {
@@ -67,9 +65,8 @@ inline void correlate_nhwc_block(
 
 // X positions of channels [first, last); the last vector may overlap the one before it.
 template <typename T, int X, int KX, int SX>
-inline void correlate_nhwc_across(
-    const Correlation<T>& job, const AxisPhase& rows, const AxisPhase& columns, const T* source, int64_t row,
-    int64_t x, int64_t first, int64_t last, T* target) {
+inline void correlate_nhwc_across(const Correlation<T>& job, const AxisPhase& rows, const AxisPhase& columns,
+    const T* source, int64_t row, int64_t x, int64_t first, int64_t last, T* target) {
   constexpr int lanes = full_lanes<T>, half = lanes / 2;
   T* to = target + (columns.first + x * columns.step) * job.groups;
   for (int64_t c = first; c < last;) {
@@ -94,9 +91,8 @@ inline void correlate_nhwc_across(
 
 // One target row, in even chunks of channels whose sources for 7 positions and whose weights stay in L1.
 template <typename T, int KX, int SX>
-void correlate_nhwc_row_of(
-    const Correlation<T>& job, const AxisPhase& rows, const AxisPhase& columns, const T* source, int64_t row,
-    T* target) {
+void correlate_nhwc_row_of(const Correlation<T>& job, const AxisPhase& rows, const AxisPhase& columns, const T* source,
+    int64_t row, T* target) {
   constexpr int64_t most = 640 / sizeof(T);
   const int64_t chunk = ceil_div(ceil_div(job.groups, ceil_div(job.groups, most)), full_lanes<T>) * full_lanes<T>;
   for (int64_t c = 0; c < job.groups; c += chunk) {
@@ -120,24 +116,32 @@ void correlate_nhwc_row_of(
 }
 
 template <typename T>
-void correlate_nhwc_row(
-    const Correlation<T>& job, const AxisPhase& rows, const AxisPhase& columns, const T* source, int64_t row,
-    T* target) {
+void correlate_nhwc_row(const Correlation<T>& job, const AxisPhase& rows, const AxisPhase& columns, const T* source,
+    int64_t row, T* target) {
   if constexpr (sizeof(T) == 4) {
     if (columns.tap_step == 1 && columns.stride == 1) {
       switch (columns.taps) {
-        case 1: return correlate_nhwc_row_of<T, 1, 1>(job, rows, columns, source, row, target);
-        case 2: return correlate_nhwc_row_of<T, 2, 1>(job, rows, columns, source, row, target);
-        case 3: return correlate_nhwc_row_of<T, 3, 1>(job, rows, columns, source, row, target);
-        case 4: return correlate_nhwc_row_of<T, 4, 1>(job, rows, columns, source, row, target);
-        case 5: return correlate_nhwc_row_of<T, 5, 1>(job, rows, columns, source, row, target);
-        case 7: return correlate_nhwc_row_of<T, 7, 1>(job, rows, columns, source, row, target);
+        case 1:
+          return correlate_nhwc_row_of<T, 1, 1>(job, rows, columns, source, row, target);
+        case 2:
+          return correlate_nhwc_row_of<T, 2, 1>(job, rows, columns, source, row, target);
+        case 3:
+          return correlate_nhwc_row_of<T, 3, 1>(job, rows, columns, source, row, target);
+        case 4:
+          return correlate_nhwc_row_of<T, 4, 1>(job, rows, columns, source, row, target);
+        case 5:
+          return correlate_nhwc_row_of<T, 5, 1>(job, rows, columns, source, row, target);
+        case 7:
+          return correlate_nhwc_row_of<T, 7, 1>(job, rows, columns, source, row, target);
       }
     } else if (columns.tap_step == 1 && columns.stride == 2) {
       switch (columns.taps) {
-        case 3: return correlate_nhwc_row_of<T, 3, 2>(job, rows, columns, source, row, target);
-        case 5: return correlate_nhwc_row_of<T, 5, 2>(job, rows, columns, source, row, target);
-        case 7: return correlate_nhwc_row_of<T, 7, 2>(job, rows, columns, source, row, target);
+        case 3:
+          return correlate_nhwc_row_of<T, 3, 2>(job, rows, columns, source, row, target);
+        case 5:
+          return correlate_nhwc_row_of<T, 5, 2>(job, rows, columns, source, row, target);
+        case 7:
+          return correlate_nhwc_row_of<T, 7, 2>(job, rows, columns, source, row, target);
       }
     }
   }
@@ -190,9 +194,8 @@ void grad_weight_nhwc_row_of(const WeightGradient& job, const T* grad, const T* 
     int64_t x = 0;
     for (; x + 7 <= job.grad_w; x += 7) grad_weight_nhwc_block<T, lanes, 7, KX, SX>(job, grad, line, x, sum);
     for (; x < job.grad_w; ++x) grad_weight_nhwc_block<T, lanes, 1, KX, SX>(job, grad, line, x, sum);
-    unrolled<KX>(CVOPS_INLINED(auto k) {
-      store<T, lanes>(row_sums + k * lanes, load<T, lanes>(row_sums + k * lanes) + sum[k]);
-    });
+    unrolled<KX>(CVOPS_INLINED(
+        auto k) { store<T, lanes>(row_sums + k * lanes, load<T, lanes>(row_sums + k * lanes) + sum[k]); });
   }
 }
 
@@ -222,15 +225,21 @@ void grad_weight_nhwc_row(const WeightGradient& job, const T* grad, const T* pla
   if constexpr (sizeof(T) == 4 && lanes > 1) {
     if (job.columns.tap_step == 1 && job.columns.stride == 1) {
       switch (job.kw) {
-        case 3: return grad_weight_nhwc_row_of<T, lanes, 3, 1>(job, grad, plane, y, sums);
-        case 5: return grad_weight_nhwc_row_of<T, lanes, 5, 1>(job, grad, plane, y, sums);
-        case 7: return grad_weight_nhwc_row_of<T, lanes, 7, 1>(job, grad, plane, y, sums);
+        case 3:
+          return grad_weight_nhwc_row_of<T, lanes, 3, 1>(job, grad, plane, y, sums);
+        case 5:
+          return grad_weight_nhwc_row_of<T, lanes, 5, 1>(job, grad, plane, y, sums);
+        case 7:
+          return grad_weight_nhwc_row_of<T, lanes, 7, 1>(job, grad, plane, y, sums);
       }
     } else if (job.columns.tap_step == 1 && job.columns.stride == 2) {
       switch (job.kw) {
-        case 3: return grad_weight_nhwc_row_of<T, lanes, 3, 2>(job, grad, plane, y, sums);
-        case 5: return grad_weight_nhwc_row_of<T, lanes, 5, 2>(job, grad, plane, y, sums);
-        case 7: return grad_weight_nhwc_row_of<T, lanes, 7, 2>(job, grad, plane, y, sums);
+        case 3:
+          return grad_weight_nhwc_row_of<T, lanes, 3, 2>(job, grad, plane, y, sums);
+        case 5:
+          return grad_weight_nhwc_row_of<T, lanes, 5, 2>(job, grad, plane, y, sums);
+        case 7:
+          return grad_weight_nhwc_row_of<T, lanes, 7, 2>(job, grad, plane, y, sums);
       }
     }
   }
@@ -239,9 +248,8 @@ void grad_weight_nhwc_row(const WeightGradient& job, const T* grad, const T* pla
 
 // One vector of channels over images [begin, end): partial [kh * kw + 1, c], the gradient of the bias last.
 template <typename T, int lanes>
-void grad_weight_nhwc_vector(
-    const WeightGradient& job, const T* grad, const T* source, int64_t begin, int64_t end, int64_t channel, T* sums,
-    T* partial) {
+void grad_weight_nhwc_vector(const WeightGradient& job, const T* grad, const T* source, int64_t begin, int64_t end,
+    int64_t channel, T* sums, T* partial) {
   typedef Vec<T, lanes> V;
   const int64_t c = job.groups, taps = job.kh * job.kw;
   for (int64_t i = 0; i < (taps + 1) * lanes; ++i) sums[i] = T(0);
@@ -260,9 +268,8 @@ void grad_weight_nhwc_vector(
 
 // Channels [channel, stop), whole vectors or the end of all channels.
 template <typename T>
-void grad_weight_nhwc(
-    const WeightGradient& job, const T* grad, const T* source, int64_t begin, int64_t end, int64_t channel,
-    int64_t stop, T* sums, T* partial) {
+void grad_weight_nhwc(const WeightGradient& job, const T* grad, const T* source, int64_t begin, int64_t end,
+    int64_t channel, int64_t stop, T* sums, T* partial) {
   constexpr int lanes = full_lanes<T>, half = lanes / 2;
   const int64_t c = job.groups;
   while (channel < stop) {

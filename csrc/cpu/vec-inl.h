@@ -38,17 +38,23 @@ template <typename T, int lanes>
 inline Vec<T, lanes> fma_of(Vec<T, lanes> a, Vec<T, lanes> b, Vec<T, lanes> c) {
 #if CVOPS_VECTOR_BYTES == 64
   if constexpr (sizeof(a) == 64) {
-    if constexpr (sizeof(T) == 4) return (Vec<T, lanes>)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
-    else return (Vec<T, lanes>)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
+    if constexpr (sizeof(T) == 4)
+      return (Vec<T, lanes>)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+    else
+      return (Vec<T, lanes>)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
   }
 #endif
 #if defined(CVOPS_HAS_FMA)
   if constexpr (sizeof(a) == 32) {
-    if constexpr (sizeof(T) == 4) return (Vec<T, lanes>)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
-    else return (Vec<T, lanes>)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+    if constexpr (sizeof(T) == 4)
+      return (Vec<T, lanes>)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+    else
+      return (Vec<T, lanes>)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
   } else if constexpr (sizeof(a) == 16) {
-    if constexpr (sizeof(T) == 4) return (Vec<T, lanes>)_mm_fmadd_ps((__m128)a, (__m128)b, (__m128)c);
-    else return (Vec<T, lanes>)_mm_fmadd_pd((__m128d)a, (__m128d)b, (__m128d)c);
+    if constexpr (sizeof(T) == 4)
+      return (Vec<T, lanes>)_mm_fmadd_ps((__m128)a, (__m128)b, (__m128)c);
+    else
+      return (Vec<T, lanes>)_mm_fmadd_pd((__m128d)a, (__m128d)b, (__m128d)c);
   }
 #endif
   return a * b + c;
@@ -67,7 +73,9 @@ inline void store(T* p, Vec<T, lanes> v) {
 #if CVOPS_VECTOR_BYTES == 32
 // 8 ones, then 8 zeros: the mask of the first n lanes starts at 8 - n.
 alignas(64) constexpr int32_t kLaneMask[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
-inline __m256i lane_mask32(int64_t n) { return _mm256_loadu_si256((const __m256i*)(kLaneMask + 8 - n)); }
+inline __m256i lane_mask32(int64_t n) {
+  return _mm256_loadu_si256((const __m256i*)(kLaneMask + 8 - n));
+}
 #endif
 
 // The first n lanes from memory, 0 < n <= lanes, and zeros. Reads nothing past them.
@@ -77,9 +85,12 @@ inline Vec<T, lanes> load_first(const T* p, int64_t n) {
   if (n >= lanes) return load<T, lanes>(p);
 #if CVOPS_VECTOR_BYTES == 64
   const unsigned mask = (1u << n) - 1;
-  if constexpr (sizeof(T) == 4 && lanes == 16) return (V)_mm512_maskz_loadu_ps(static_cast<__mmask16>(mask), p);
-  else if constexpr (sizeof(T) == 4 && lanes == 8) return (V)_mm256_maskz_loadu_ps(static_cast<__mmask8>(mask), p);
-  else if constexpr (sizeof(T) == 8 && lanes == 8) return (V)_mm512_maskz_loadu_pd(static_cast<__mmask8>(mask), p);
+  if constexpr (sizeof(T) == 4 && lanes == 16)
+    return (V)_mm512_maskz_loadu_ps(static_cast<__mmask16>(mask), p);
+  else if constexpr (sizeof(T) == 4 && lanes == 8)
+    return (V)_mm256_maskz_loadu_ps(static_cast<__mmask8>(mask), p);
+  else if constexpr (sizeof(T) == 8 && lanes == 8)
+    return (V)_mm512_maskz_loadu_pd(static_cast<__mmask8>(mask), p);
 #elif CVOPS_VECTOR_BYTES == 32
   if constexpr (sizeof(T) == 4 && lanes == 8) return (V)_mm256_maskload_ps(p, lane_mask32(n));
 #endif
@@ -95,7 +106,8 @@ inline void store_first(T* p, Vec<T, lanes> v, int64_t n) {
   if (n >= lanes) return store<T, lanes>(p, v);
 #if CVOPS_VECTOR_BYTES == 64
   const unsigned mask = (1u << n) - 1;
-  if constexpr (sizeof(T) == 4 && lanes == 16) return _mm512_mask_storeu_ps(p, static_cast<__mmask16>(mask), (__m512)v);
+  if constexpr (sizeof(T) == 4 && lanes == 16)
+    return _mm512_mask_storeu_ps(p, static_cast<__mmask16>(mask), (__m512)v);
   else if constexpr (sizeof(T) == 4 && lanes == 8)
     return _mm256_mask_storeu_ps(p, static_cast<__mmask8>(mask), (__m256)v);
   else if constexpr (sizeof(T) == 8 && lanes == 8)
@@ -125,8 +137,10 @@ inline typename LaneMaskOf<lanes>::type lanes_between(int64_t low, int64_t high)
 }
 template <int lanes>
 inline Vec<float, lanes> load_masked(const float* p, typename LaneMaskOf<lanes>::type mask) {
-  if constexpr (lanes == 16) return (Vec<float, lanes>)_mm512_maskz_loadu_ps(mask, p);
-  else return (Vec<float, lanes>)_mm256_maskz_loadu_ps(mask, p);
+  if constexpr (lanes == 16)
+    return (Vec<float, lanes>)_mm512_maskz_loadu_ps(mask, p);
+  else
+    return (Vec<float, lanes>)_mm256_maskz_loadu_ps(mask, p);
 }
 #else
 template <int lanes>
@@ -143,8 +157,10 @@ inline Vec<int32_t, lanes> lanes_between(int64_t low, int64_t high) {
 }
 template <int lanes>
 inline Vec<float, lanes> load_masked(const float* p, Vec<int32_t, lanes> mask) {
-  if constexpr (lanes == 8) return (Vec<float, lanes>)_mm256_maskload_ps(p, (__m256i)mask);
-  else return (Vec<float, lanes>)_mm_maskload_ps(p, (__m128i)mask);
+  if constexpr (lanes == 8)
+    return (Vec<float, lanes>)_mm256_maskload_ps(p, (__m256i)mask);
+  else
+    return (Vec<float, lanes>)_mm_maskload_ps(p, (__m128i)mask);
 }
 #endif
 template <int lanes>
@@ -155,29 +171,37 @@ template <int lanes>
 inline Vec<float, lanes> even_lanes(Vec<float, lanes> a, Vec<float, lanes> b) {
   if constexpr (lanes == 16)
     return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-  else if constexpr (lanes == 8) return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14);
-  else return __builtin_shufflevector(a, b, 0, 2, 4, 6);
+  else if constexpr (lanes == 8)
+    return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14);
+  else
+    return __builtin_shufflevector(a, b, 0, 2, 4, 6);
 }
 template <int lanes>
 inline Vec<float, lanes> odd_lanes(Vec<float, lanes> a, Vec<float, lanes> b) {
   if constexpr (lanes == 16)
     return __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
-  else if constexpr (lanes == 8) return __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
-  else return __builtin_shufflevector(a, b, 1, 3, 5, 7);
+  else if constexpr (lanes == 8)
+    return __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
+  else
+    return __builtin_shufflevector(a, b, 1, 3, 5, 7);
 }
 template <int lanes>
 inline Vec<float, lanes> interleaved_low(Vec<float, lanes> a, Vec<float, lanes> b) {
   if constexpr (lanes == 16)
     return __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-  else if constexpr (lanes == 8) return __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
-  else return __builtin_shufflevector(a, b, 0, 4, 1, 5);
+  else if constexpr (lanes == 8)
+    return __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+  else
+    return __builtin_shufflevector(a, b, 0, 4, 1, 5);
 }
 template <int lanes>
 inline Vec<float, lanes> interleaved_high(Vec<float, lanes> a, Vec<float, lanes> b) {
   if constexpr (lanes == 16)
     return __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
-  else if constexpr (lanes == 8) return __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
-  else return __builtin_shufflevector(a, b, 2, 6, 3, 7);
+  else if constexpr (lanes == 8)
+    return __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+  else
+    return __builtin_shufflevector(a, b, 2, 6, 3, 7);
 }
 #endif
 
@@ -191,7 +215,8 @@ inline Vec<T, lanes> load_as(const S* p) {
     return (Vec<float, lanes>)(__builtin_convertvector(bits, Vec<uint32_t, lanes>) << 16);
   } else {
 #if CVOPS_VECTOR_BYTES == 64
-    if constexpr (lanes == 16) return (Vec<T, lanes>)_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256((const __m256i*)p));
+    if constexpr (lanes == 16)
+      return (Vec<T, lanes>)_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256((const __m256i*)p));
 #endif
 #if CVOPS_VECTOR_BYTES >= 32
     if constexpr (lanes == 8) return (Vec<T, lanes>)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));
@@ -234,14 +259,18 @@ inline void convert_row(T* to, const S* from, int64_t n) {
   if (i == n) return;
   if constexpr (std::is_same_v<S, T>) {
     const auto v = load_first<T, lanes>(from + i, n - i);
-    if constexpr (spill) store<T, lanes>(to + i, v);
-    else store_first<T, lanes>(to + i, v, n - i);
+    if constexpr (spill)
+      store<T, lanes>(to + i, v);
+    else
+      store_first<T, lanes>(to + i, v, n - i);
   } else {
     S rest[lanes] = {};
     for (int k = 0; k < n - i; ++k) rest[k] = from[i + k];
     const auto v = load_as<T, lanes>(static_cast<const S*>(rest));
-    if constexpr (spill) store<T, lanes>(to + i, v);
-    else store_first<T, lanes>(to + i, v, n - i);
+    if constexpr (spill)
+      store<T, lanes>(to + i, v);
+    else
+      store_first<T, lanes>(to + i, v, n - i);
   }
 }
 

@@ -3,8 +3,12 @@
 
 namespace cvops {
 
-float half_to_float(uint16_t bits) { return static_cast<float>(Half(bits, Half::from_bits())); }
+float half_to_float(uint16_t bits) {
+  return static_cast<float>(Half(bits, Half::from_bits()));
+}
 
-uint16_t float_to_half(float value) { return Half(value).x; }
+uint16_t float_to_half(float value) {
+  return Half(value).x;
+}
 
 }  // namespace cvops

@@ -88,7 +88,6 @@ Tensor depthwise_conv2d_cuda(const Tensor& input_in, const Tensor& weight_in, co
   if (bias_in) bias = torch::stable::contiguous(*bias_in);
   Tensor out = new_planes(input, s.n, s.c * s.m, s.out_h, s.out_w, nhwc);
   const DepthwiseShape shape = shape_from(s);
-  const int64_t packs = (s.out_w + kDepthwiseColumns - 1) / kDepthwiseColumns;
   if (out.numel() > 0) {
     CVOPS_DISPATCH_FLOATS(input.scalar_type(), "depthwise_conv2d", [&] {
       using T = compute_t<scalar_t>;
@@ -98,12 +97,14 @@ Tensor depthwise_conv2d_cuda(const Tensor& input_in, const Tensor& weight_in, co
       const int act = static_cast<int>(activation);
       if (nhwc) {
         dispatch_width<scalar_t>(s.c, [&]<int V>() {
-          const Space space = space_of(s.c / V, packs, s.n * s.out_h);
+          constexpr int columns = kDepthwiseColumnsInside<V>;
+          const Space space = space_of(s.c / V, (s.out_w + columns - 1) / columns, s.n * s.out_h);
           CVOPS_LAUNCH((depthwise_nhwc_kernel<V, scalar_t, T>), blocks_of(space), kDepthwiseThreads, 0, scope.stream(),
               x, w, b, shape, space, act, y);
         });
       } else {
         dispatch_kernel(s, [&]<int K, int S>() {
+          const int64_t packs = (s.out_w + kDepthwiseColumns - 1) / kDepthwiseColumns;
           const Space space = space_of(packs, s.out_h, s.n * s.c * s.m);
           CVOPS_LAUNCH((depthwise_nchw_kernel<K, S, scalar_t, T>), blocks_of(space), kDepthwiseThreads, 0,
               scope.stream(), x, w, b, shape, space, act, y);

@@ -81,7 +81,7 @@ __device__ __forceinline__ T activate(T x, int activation) {
 // NCHW: one thread makes 4 neighbouring columns of one row of one plane. K x K kernels of stride S without dilation
 // keep the source row in registers; K = 0 is any kernel. Space: packs of columns, rows, planes.
 template <int K, int S, typename In, typename T>
-__global__ void __launch_bounds__(kDepthwiseThreads)
+__global__ void __launch_bounds__(kDepthwiseThreads, 2)
     depthwise_nchw_kernel(const In* __restrict__ input, const In* __restrict__ weight, const In* __restrict__ bias,
         DepthwiseShape s, Space space, int activation, In* __restrict__ out) {
   for_each_place(space, [&](int64_t pack, int64_t y, int64_t plane) {
@@ -140,18 +140,23 @@ __global__ void __launch_bounds__(kDepthwiseThreads)
   });
 }
 
-// NHWC, m = 1: one thread makes V channels of 4 neighbouring columns. Space: packs of channels, packs of columns, rows
-// of all images.
+// Columns of one thread in NHWC: fewer where a 16-byte load has 8 channels, for the sake of registers.
+template <int V>
+constexpr int kDepthwiseColumnsInside = V > 4 ? 2 : kDepthwiseColumns;
+
+// NHWC, m = 1: one thread makes V channels of some neighbouring columns. Space: packs of channels, packs of columns,
+// rows of all images.
 template <int V, typename In, typename T>
-__global__ void __launch_bounds__(kDepthwiseThreads)
+__global__ void __launch_bounds__(kDepthwiseThreads, 2)
     depthwise_nhwc_kernel(const In* __restrict__ input, const In* __restrict__ weight, const In* __restrict__ bias,
         DepthwiseShape s, Space space, int activation, In* __restrict__ out) {
   for_each_place(space, [&](int64_t pack, int64_t column, int64_t line) {
-    const int64_t channel = pack * V, x0 = column * kDepthwiseColumns, image = line / s.out_h, y = line % s.out_h;
+    constexpr int kColumns = kDepthwiseColumnsInside<V>;
+    const int64_t channel = pack * V, x0 = column * kColumns, image = line / s.out_h, y = line % s.out_h;
     const int64_t taps = s.kh * s.kw;
-    T sum[kDepthwiseColumns][V];
+    T sum[kColumns][V];
 #pragma unroll
-    for (int i = 0; i < kDepthwiseColumns; ++i) {
+    for (int i = 0; i < kColumns; ++i) {
 #pragma unroll
       for (int v = 0; v < V; ++v) sum[i][v] = bias == nullptr ? T(0) : static_cast<T>(bias[channel + v]);
     }
@@ -164,7 +169,7 @@ __global__ void __launch_bounds__(kDepthwiseThreads)
 #pragma unroll
         for (int v = 0; v < V; ++v) tap[v] = static_cast<T>(weight[(channel + v) * taps + ky * s.kw + kx]);
 #pragma unroll
-        for (int i = 0; i < kDepthwiseColumns; ++i) {
+        for (int i = 0; i < kColumns; ++i) {
           const int64_t x = (x0 + i) * s.stride_w - s.before_w + kx * s.dilation_w;
           if (x < 0 || x >= s.w) continue;
           const Pack<In, V> values = load_pack<V>(row + x * s.c);
@@ -174,7 +179,7 @@ __global__ void __launch_bounds__(kDepthwiseThreads)
       }
     }
 #pragma unroll
-    for (int i = 0; i < kDepthwiseColumns; ++i) {
+    for (int i = 0; i < kColumns; ++i) {
       if (x0 + i >= s.out_w) continue;
       Pack<In, V> values;
 #pragma unroll
