@@ -116,8 +116,9 @@ def ninja_file(torch: Torch, toolkit: CudaToolkit | None, out: Path) -> tuple[st
         "ninja_required_version = 1.5",
         f"builddir = {out}",
         f"cxx = {os.environ.get('CXX', 'c++')}",
-        "rule cxx\n  command = $cxx -MMD -MF $out.d $flags -c $in -o $out\n  depfile = $out.d\n  deps = gcc",
-        "rule link\n  command = $cxx -shared $in -o $out $flags",
+        "rule cxx\n  command = $cxx -MMD -MF $out.d $flags -c $in -o $out\n  description = compile $in\n"
+        "  depfile = $out.d\n  deps = gcc",
+        "rule link\n  command = $cxx -shared $in -o $out $flags\n  description = link $out",
     ]
 
     def library(name: str, file: str, sources: list[Path], rule: str, flags: list[str], link: list[str]) -> None:
@@ -140,7 +141,8 @@ def ninja_file(torch: Torch, toolkit: CudaToolkit | None, out: Path) -> tuple[st
         cuda = sorted((ROOT / "csrc/cuda").glob("*.cu"))
         lines.append(
             f"nvcc = {toolkit.home}/bin/nvcc\n"
-            "rule nvcc\n  command = $nvcc -MD -MF $out.d $flags -c $in -o $out\n  depfile = $out.d\n  deps = gcc"
+            "rule nvcc\n  command = $nvcc -MD -MF $out.d $flags -c $in -o $out\n  description = compile $in\n"
+            "  depfile = $out.d\n  deps = gcc"
         )
         host = ",".join(["-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-unknown-pragmas"])
         flags = [
