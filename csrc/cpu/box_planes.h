@@ -2,7 +2,6 @@
 // whatever the dtype of the tensor was.
 #pragma once
 
-#include <cmath>
 #include <cstdint>
 #include <vector>
 
@@ -20,8 +19,8 @@ struct BoxPlanes {
   BoxPlanes from(int64_t i) const { return {x1 + i, y1 + i, x2 + i, y2 + i, area + i, angle + i}; }
 };
 
-// Fills six planes of length `stride` starting at `planes` from n boxes, [n, 4]. Angles are computed on request only:
-// atan2 costs more than all the rest, and one per box instead of one per pair is what makes CIoU cheap.
+// Fills six planes of length `stride` starting at `planes` from n boxes, [n, 4]. Angles are computed on request only,
+// one per box instead of one per pair: that is what makes CIoU cheap.
 template <typename In, typename T>
 BoxPlanes<T> fill_planes(const In* boxes, int64_t n, bool angles, T* planes, int64_t stride) {
   T *x1 = planes, *y1 = x1 + stride, *x2 = y1 + stride, *y2 = x2 + stride, *area = y2 + stride, *angle = area + stride;
@@ -32,7 +31,7 @@ BoxPlanes<T> fill_planes(const In* boxes, int64_t n, bool angles, T* planes, int
     y2[i] = static_cast<T>(boxes[4 * i + 3]);
   }
   for (int64_t i = 0; i < n; ++i) area[i] = (x2[i] - x1[i]) * (y2[i] - y1[i]);
-  for (int64_t i = 0; i < n; ++i) angle[i] = angles ? std::atan2(x2[i] - x1[i], y2[i] - y1[i]) : T(0);
+  for (int64_t i = 0; i < n; ++i) angle[i] = angles ? aspect_angle(x2[i] - x1[i], y2[i] - y1[i]) : T(0);
   return {x1, y1, x2, y2, area, angle};
 }
 

@@ -37,16 +37,9 @@ __device__ __forceinline__ void store_box_gradient(Out* boxes, int64_t i, const 
       boxes, i, Box<T>{saturated(g.x1, most), saturated(g.y1, most), saturated(g.x2, most), saturated(g.y2, most)});
 }
 
-__device__ __forceinline__ float atan2_of(float y, float x) {
-  return atan2f(y, x);
-}
-__device__ __forceinline__ double atan2_of(double y, double x) {
-  return atan2(y, x);
-}
-
 template <int metric, typename T>
 __device__ __forceinline__ BoxTerms<T> terms_of(const Box<T>& box) {
-  const T angle = metric == kCiou ? atan2_of(box.x2 - box.x1, box.y2 - box.y1) : T(0);
+  const T angle = metric == kCiou ? aspect_angle(box.x2 - box.x1, box.y2 - box.y1) : T(0);
   return {box_area(box), angle};
 }
 

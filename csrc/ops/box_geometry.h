@@ -3,6 +3,8 @@
 // here; they differ only in where epsilon goes.
 #pragma once
 
+#include <cmath>
+
 #include "ops/host_device.h"
 
 namespace cvops {
@@ -22,12 +24,6 @@ struct BoxTerms {
 };
 
 template <typename T>
-struct MetricEps {
-  T area;      // added to union and hull; 0 for the matrices, where 0/0 is defined as 0
-  T diagonal;  // added to the squared diagonal of the hull
-};
-
-template <typename T>
 HOST_DEVICE T larger(T a, T b) {
   return a > b ? a : b;
 }
@@ -37,15 +33,45 @@ HOST_DEVICE T smaller(T a, T b) {
   return a < b ? a : b;
 }
 
-template <typename T>
-HOST_DEVICE T box_area(const Box<T>& box) {
-  return (box.x2 - box.x1) * (box.y2 - box.y1);
-}
-
 // numerator / denominator with 0/0 = 0; a NaN denominator stays NaN.
 template <typename T>
 HOST_DEVICE T divide_or_zero(T numerator, T denominator) {
   return numerator / (denominator == T(0) ? T(1) : denominator);
+}
+
+// atan2(width, height). In float32 a polynomial without branches, so that a loop over boxes vectorises and every
+// backend gets the same bits: reduction to |x| <= tan(pi / 8) and coefficients are those of Cephes' atanf (S. Moshier,
+// netlib.org/cephes), whose error is below 2e-7.
+template <typename T>
+HOST_DEVICE T aspect_angle(T width, T height) {
+  if constexpr (sizeof(T) == 8) {
+    return atan2(width, height);
+  } else {
+    const T w = width < T(0) ? -width : width, h = height < T(0) ? -height : height;
+    const T high = larger(w, h), slope = divide_or_zero(smaller(w, h), high);  // in [0, 1]
+    const bool steep = slope > T(0.4142135623730950);
+    const T x = steep ? (slope - T(1)) / (slope + T(1)) : slope;
+    const T z = x * x;
+    const T series =
+        (((T(8.05374449538e-2) * z - T(1.38776856032e-1)) * z + T(1.99777106478e-1)) * z - T(3.33329491539e-1)) * z *
+            x +
+        x;
+    T angle = series + (steep ? T(0.785398163397448309) : T(0));
+    angle = w > h ? T(1.57079632679489661923) - angle : angle;
+    angle = height < T(0) ? T(3.14159265358979323846) - angle : angle;
+    return width < T(0) ? -angle : angle;
+  }
+}
+
+template <typename T>
+struct MetricEps {
+  T area;      // added to union and hull; 0 for the matrices, where 0/0 is defined as 0
+  T diagonal;  // added to the squared diagonal of the hull
+};
+
+template <typename T>
+HOST_DEVICE T box_area(const Box<T>& box) {
+  return (box.x2 - box.x1) * (box.y2 - box.y1);
 }
 
 // 1 / x, and 0 where that is not finite, so that no gradient becomes inf * 0.
