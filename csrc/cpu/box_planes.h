@@ -2,6 +2,7 @@
 // whatever the dtype of the tensor was.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -31,7 +32,12 @@ BoxPlanes<T> fill_planes(const In* boxes, int64_t n, bool angles, T* planes, int
     y2[i] = static_cast<T>(boxes[4 * i + 3]);
   }
   for (int64_t i = 0; i < n; ++i) area[i] = (x2[i] - x1[i]) * (y2[i] - y1[i]);
-  for (int64_t i = 0; i < n; ++i) angle[i] = angles ? aspect_angle(x2[i] - x1[i], y2[i] - y1[i]) : T(0);
+  if (angles) {
+#pragma GCC ivdep
+    for (int64_t i = 0; i < n; ++i) angle[i] = aspect_angle(x2[i] - x1[i], y2[i] - y1[i]);
+  } else {
+    std::fill_n(angle, n, T(0));
+  }
   return {x1, y1, x2, y2, area, angle};
 }
 

@@ -484,12 +484,20 @@ void grad_weight_nchw(const WeightGradient& job, const StripLayout& at, const S*
             part.grad = staged, part.grad_pitch = at.columns;
           }
           if (grad_bias != nullptr) {
-            Vec<T, lanes> sum{};
-            for (int64_t r = 0; r < rows; ++r) {
-              for (int64_t x = 0; x < job.grad_w; x += lanes) {
-                sum += load_first<T, lanes>(part.grad + r * part.grad_pitch + x, job.grad_w - x);
+            // Rows without gaps are one long row; two sums hide the latency of the addition.
+            const bool flat = part.grad_pitch == job.grad_w;
+            const int64_t runs = flat ? 1 : rows, width = flat ? rows * job.grad_w : job.grad_w;
+            Vec<T, lanes> sum{}, other{};
+            for (int64_t r = 0; r < runs; ++r) {
+              const T* row = part.grad + r * part.grad_pitch;
+              int64_t x = 0;
+              for (; x + 2 * lanes <= width; x += 2 * lanes) {
+                sum += load<T, lanes>(row + x);
+                other += load<T, lanes>(row + x + lanes);
               }
+              for (; x < width; x += lanes) sum += load_first<T, lanes>(row + x, width - x);
             }
+            sum += other;
             store<T, lanes>(sums + taps * lanes, load<T, lanes>(sums + taps * lanes) + sum);
           }
           if (grad_weight == nullptr) continue;

@@ -47,19 +47,20 @@ HOST_DEVICE T aspect_angle(T width, T height) {
   if constexpr (sizeof(T) == 8) {
     return atan2(width, height);
   } else {
-    const T w = width < T(0) ? -width : width, h = height < T(0) ? -height : height;
-    const T high = larger(w, h), slope = divide_or_zero(smaller(w, h), high);  // in [0, 1]
+    // Every arm of a choice is computed beforehand: the compiler then selects instead of branching.
+    const T w = larger(width, -width), h = larger(height, -height);
+    const T slope = divide_or_zero(smaller(w, h), larger(w, h));  // in [0, 1]
+    const T reduced = (slope - T(1)) / (slope + T(1));
     const bool steep = slope > T(0.4142135623730950);
-    const T x = steep ? (slope - T(1)) / (slope + T(1)) : slope;
+    const T x = steep ? reduced : slope, offset = steep ? T(0.785398163397448309) : T(0);
     const T z = x * x;
-    const T series =
-        (((T(8.05374449538e-2) * z - T(1.38776856032e-1)) * z + T(1.99777106478e-1)) * z - T(3.33329491539e-1)) * z *
-            x +
-        x;
-    T angle = series + (steep ? T(0.785398163397448309) : T(0));
-    angle = w > h ? T(1.57079632679489661923) - angle : angle;
-    angle = height < T(0) ? T(3.14159265358979323846) - angle : angle;
-    return width < T(0) ? -angle : angle;
+    const T cubic = ((T(8.05374449538e-2) * z - T(1.38776856032e-1)) * z + T(1.99777106478e-1)) * z;
+    const T acute = (cubic - T(3.33329491539e-1)) * z * x + x + offset;
+    const T complement = T(1.57079632679489661923) - acute;
+    const T quadrant = w > h ? complement : acute;
+    const T supplement = T(3.14159265358979323846) - quadrant;
+    const T half_turn = height < T(0) ? supplement : quadrant;
+    return width < T(0) ? -half_turn : half_turn;
   }
 }
 
