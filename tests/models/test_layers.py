@@ -6,7 +6,6 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from cvops.ops.depthwise_conv2d import DepthwiseConv2d
 from torch import Tensor, nn
 
 from cvops.nn import (
@@ -20,6 +19,7 @@ from cvops.nn import (
     round_channels,
     same_padding,
 )
+from cvops.ops.depthwise_conv2d import DepthwiseConv2d
 
 
 def same_conv_by_definition(x: Tensor, weight: Tensor, stride: int, dilation: int, groups: int) -> Tensor:
