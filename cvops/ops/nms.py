@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cvops.ops._register import batch_first
 from cvops.ops.box_iou import as_floating, reference_box_iou
 
 _METHODS = {"linear": 0, "gaussian": 1}  # SoftMethod in csrc/ops/nms.h
@@ -255,13 +256,9 @@ def _vmap_padded(
     max_output: int,
     score_threshold: float | None,
 ) -> Any:
-    def fold(t: Tensor | None, dim: int | None) -> Tensor | None:
-        if t is None:
-            return None
-        t = t.unsqueeze(0).expand(info.batch_size, *t.shape) if dim is None else t.movedim(dim, 0)
-        return t.flatten(0, 1)
-
-    tensors = [fold(t, dim) for t, dim in zip((boxes, scores, idxs), in_dims, strict=False)]
+    given = [(t, dim) for t, dim in zip((boxes, scores, idxs), in_dims, strict=False) if t is not None]
+    folded = [t.flatten(0, 1) for t in batch_first(info, [dim for _, dim in given], [t for t, _ in given])]
+    tensors = folded if idxs is not None else [*folded, None]
     indices, counts = torch.ops.cvops.nms_padded(*tensors, iou_threshold, max_output, score_threshold)
     return (indices.unflatten(0, (info.batch_size, -1)), counts.unflatten(0, (info.batch_size, -1))), (0, 0)
 

@@ -193,6 +193,17 @@ def test_vmap_of_padded():
         assert counts[i] == count
 
 
+def test_vmap_of_padded_with_shared_groups():
+    boxes, scores, ids = random_boxes(3, 2, 30), torch.rand(3, 2, 30), torch.randint(0, 2, (2, 30))
+
+    def run(b, s, i):
+        return cvops.ops.batched_nms_padded(b, s, i, 0.3, 10)
+
+    got = torch.func.vmap(run, in_dims=(0, 0, None))(boxes, scores, ids)
+    for k in range(3):
+        assert all(torch.equal(x[k], y) for x, y in zip(got, run(boxes[k], scores[k], ids), strict=True))
+
+
 def test_multiclass(device):
     boxes, _, _ = case(40, device=device)
     scores = torch.rand(40, 5, device=device)
