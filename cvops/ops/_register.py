@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 Setup = Callable[[Any, tuple[Any, ...], Any], None]
 Backward = Callable[..., Any]
@@ -40,7 +41,7 @@ def autocast_to(op: str, dtype: torch.dtype | None) -> None:
 def differentiable(op: str, save: Setup, backward: Backward, vmap: Vmap | None = None) -> Callable[..., Any]:
     """Register the gradient (and vmap rule) of `op`, and return what wrappers call instead of the bare op.
 
-    torch.library's autograd does not take part in torch.func, whose transforms want an autograd.Function with
+    torch.library's autograd does not take part in torch.func or in forward mode, which want an autograd.Function with
     setup_context; the returned callable uses one while such a transform is active, and the bare op otherwise.
     """
     overload = getattr(torch.ops.cvops, op).default
@@ -54,10 +55,18 @@ def differentiable(op: str, save: Setup, backward: Backward, vmap: Vmap | None =
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
             save(ctx, inputs, output)
+            ctx.save_for_forward(*(x for x in inputs if isinstance(x, Tensor)))
+            ctx.constants = [None if isinstance(x, Tensor) else (x,) for x in inputs]
 
         @staticmethod
         def backward(ctx: Any, *grads: Any) -> Any:
             return backward(ctx, *grads)
+
+        @staticmethod
+        def jvp(ctx: Any, *tangents: Any) -> Any:
+            primals = iter([forward_ad.unpack_dual(x).primal for x in ctx.saved_tensors])
+            inputs = [next(primals) if constant is None else constant[0] for constant in ctx.constants]
+            return _push_forward(call, inputs, tangents)
 
         @staticmethod
         def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
@@ -69,11 +78,31 @@ def differentiable(op: str, save: Setup, backward: Backward, vmap: Vmap | None =
         torch.library.register_vmap(f"cvops::{op}", vmap)
 
     def call(*args: Any) -> Any:
-        if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+        if not torch.compiler.is_compiling() and (
+            torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+        ):
             return Function.apply(*args)
         return overload(*args)
 
     return call
+
+
+def _push_forward(call: Callable[..., Any], inputs: list[Any], tangents: Sequence[Tensor | None]) -> Any:
+    """Derivative of `call` at `inputs` along `tangents`, as the pull-back of the pull-back: v -> J^T v is linear, and
+    the transpose of J^T is J. So no op needs a forward-mode rule of its own."""
+    moved = [i for i, t in enumerate(tangents) if t is not None and t.is_floating_point()]
+
+    def floats(*values: Tensor) -> tuple[Tensor, ...]:
+        arguments = list(inputs)
+        for i, value in zip(moved, values, strict=True):
+            arguments[i] = value
+        outputs = call(*arguments)
+        return tuple(x for x in (outputs if isinstance(outputs, tuple) else (outputs,)) if x.is_floating_point())
+
+    outputs, pull_back = torch.func.vjp(floats, *(inputs[i] for i in moved))[:2]
+    push = torch.func.vjp(pull_back, tuple(torch.zeros_like(x) for x in outputs))[1]
+    (pushed,) = push(tuple(tangents[i] for i in moved))
+    return pushed[0] if len(pushed) == 1 else pushed
 
 
 def batch_first(info: Any, in_dims: Sequence[int | None], tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -96,6 +125,7 @@ def double_backward(
     def gradients(grad: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
         return tuple(torch.func.vjp(reference, *inputs)[1](grad))
 
-    values, pull_back = torch.func.vjp(gradients, grad, *inputs)[:2]
+    # A view, since what an outer transform that has ended saved is still wrapped, which only ops undo.
+    values, pull_back = torch.func.vjp(gradients, *(x.view_as(x) for x in (grad, *inputs)))[:2]
     filled = tuple(v.new_zeros(v.shape) if g is None else g for v, g in zip(values, grad_grads, strict=True))
     return tuple(pull_back(filled))

@@ -1,0 +1,70 @@
+"""One small call of every public op, for the tests of what all ops promise (test_qualities.py)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from cvops import ops
+from ops.boxes import random_boxes
+
+
+@dataclass(frozen=True)
+class OpCall:
+    """`run(*inputs)` with the inputs that `make(dtype)` draws; the first `leaves` of them are differentiated."""
+
+    name: str
+    make: Callable[[torch.dtype], tuple[Any, ...]]
+    run: Callable[..., Any]
+    leaves: int = 0
+
+    def __str__(self) -> str:
+        return self.name
+
+    def inputs(self, dtype: torch.dtype = torch.float32, requires_grad: bool = False) -> list[Any]:
+        made = list(self.make(dtype))
+        for i in range(self.leaves):
+            made[i] = made[i].requires_grad_(requires_grad)
+        return made
+
+
+def near_pairs(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    a = random_boxes(40, dtype=torch.float64)
+    return a.to(dtype), (a + torch.rand(40, 4, dtype=torch.float64)).to(dtype)
+
+
+def scored(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return random_boxes(300, dtype=dtype), torch.rand(300).to(dtype), torch.randint(0, 5, (300,))
+
+
+def matrices(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    return random_boxes(33, dtype=dtype), random_boxes(21, dtype=dtype)
+
+
+def depthwise(dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    return torch.randn(2, 9, 11, 13).to(dtype), torch.randn(9, 1, 3, 3).to(dtype), torch.randn(9).to(dtype)
+
+
+CALLS = [
+    OpCall("box_iou", matrices, ops.box_iou, 2),
+    OpCall("generalized_box_iou", matrices, ops.generalized_box_iou, 2),
+    OpCall("distance_box_iou", matrices, ops.distance_box_iou, 2),
+    OpCall("complete_box_iou", matrices, ops.complete_box_iou, 2),
+    OpCall("iou_loss", near_pairs, ops.iou_loss, 2),
+    OpCall("generalized_box_iou_loss", near_pairs, ops.generalized_box_iou_loss, 2),
+    OpCall("distance_box_iou_loss", near_pairs, ops.distance_box_iou_loss, 2),
+    OpCall("complete_box_iou_loss", near_pairs, ops.complete_box_iou_loss, 2),
+    OpCall("nms", scored, lambda b, s, i: ops.nms(b, s, 0.4)),
+    OpCall("batched_nms", scored, lambda b, s, i: ops.batched_nms(b, s, i, 0.4)),
+    OpCall("nms_padded", scored, lambda b, s, i: ops.nms_padded(b, s, 0.4, 50)),
+    OpCall(
+        "batched_nms_padded",
+        scored,
+        lambda b, s, i: ops.batched_nms_padded(b[None], s[None], i[None], 0.4, 50),
+    ),
+    OpCall("multiclass_nms", scored, lambda b, s, i: ops.multiclass_nms(b, s[:, None].repeat(1, 3), 0.3, 0.4)),
+    OpCall("soft_nms", scored, lambda b, s, i: ops.soft_nms(b, s)),
+    OpCall("matrix_nms", scored, lambda b, s, i: ops.matrix_nms(b, s, idxs=i)),
+    OpCall("depthwise_conv2d", depthwise, lambda x, w, b: ops.depthwise_conv2d(x, w, b, padding=1), 3),
+]
