@@ -141,6 +141,8 @@ def op_cases() -> dict[str, Callable[[], object]]:
     call = torch.ops.cvops
     grad, matrix_grad = torch.ones(n), torch.ones(n, n)
     maps, taps, geometry = torch.randn(2, 8, 14, 14), torch.randn(8, 1, 3, 3), ([1, 1], [1, 1, 1, 1], [1, 1])
+    deformed, kernels, offsets = torch.randn(2, 8, 14, 14), torch.randn(8, 8, 3, 3), torch.randn(2, 18, 14, 14)
+    once, deform = ([1, 1], [1, 1], [1, 1], 1, 1), call.deform_conv2d_backward
     return {
         "box_iou, any metric": lambda: call.box_iou(boxes, others, 1, 0.0),
         "box_iou_backward": lambda: call.box_iou_backward(matrix_grad, boxes, others, 1, 0.0),
@@ -154,6 +156,10 @@ def op_cases() -> dict[str, Callable[[], object]]:
         "matrix_nms": lambda: ops.matrix_nms(boxes, scores),
         "depthwise_conv2d, any activation": lambda: call.depthwise_conv2d(maps, taps, None, *geometry, 1),
         "depthwise_conv2d_backward, all three": lambda: call.depthwise_conv2d_backward(maps, maps, taps, *geometry, 7),
+        "deform_conv2d, per chunk": lambda: call.deform_conv2d(deformed, kernels, offsets, None, None, *once),
+        "deform_conv2d_backward, all, per chunk": lambda: deform(
+            deformed, deformed, kernels, offsets, None, *once, 7, False
+        ),
     }
 
 

@@ -115,4 +115,13 @@ inline Sorted sort_stable(const torch::stable::Tensor& keys, int64_t dim, bool d
   return {to<torch::stable::Tensor>(stack[0]), to<torch::stable::Tensor>(stack[1])};
 }
 
+// to = a b, of matrices with any strides.
+inline void multiply_into(
+    const torch::stable::Tensor& to, const torch::stable::Tensor& a, const torch::stable::Tensor& b) {
+  using torch::stable::detail::from;
+  std::array<StableIValue, 3> stack{from(a), from(b), from(to)};
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::mm", "out", stack.data(), TORCH_ABI_VERSION));
+  torch::stable::detail::to<torch::stable::Tensor>(stack[0]);  // the same tensor, which the call returns owned
+}
+
 }  // namespace cvops::cuda

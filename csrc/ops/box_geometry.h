@@ -23,16 +23,6 @@ struct BoxTerms {
   T area, angle;
 };
 
-template <typename T>
-HOST_DEVICE T larger(T a, T b) {
-  return a > b ? a : b;
-}
-
-template <typename T>
-HOST_DEVICE T smaller(T a, T b) {
-  return a < b ? a : b;
-}
-
 // numerator / denominator with 0/0 = 0; a NaN denominator stays NaN.
 template <typename T>
 HOST_DEVICE T divide_or_zero(T numerator, T denominator) {

@@ -14,6 +14,7 @@
 #include <string>
 #include <tuple>
 #include <type_traits>
+#include <vector>
 
 // Argument checks live in _ops.so and are called by _ops_cuda.so too.
 #define CVOPS_API __attribute__((visibility("default")))
@@ -22,6 +23,7 @@ namespace cvops {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
+using IntList = std::vector<int64_t>;  // int[] of a schema
 
 // Half types compute, and return derived quantities such as IoU, in float32.
 template <typename T>

@@ -52,8 +52,6 @@ HOST_DEVICE AxisPhase backward_phase(
       -every};
 }
 
-using IntList = std::vector<int64_t>;
-
 // Throw on shapes, dtypes, devices and numbers that do not fit. `padding` is top, left, bottom, right.
 CVOPS_API DepthwiseSizes check_depthwise_conv2d(const Tensor& input, const Tensor& weight,
     const std::optional<Tensor>& bias, const IntList& stride, const IntList& padding, const IntList& dilation,

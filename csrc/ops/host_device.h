@@ -12,6 +12,16 @@
 
 namespace cvops {
 
+template <typename T>
+HOST_DEVICE T larger(T a, T b) {
+  return a > b ? a : b;
+}
+
+template <typename T>
+HOST_DEVICE T smaller(T a, T b) {
+  return a < b ? a : b;
+}
+
 // nvcc may contract a * b + c into one rounding; g++ runs with -ffp-contract=off. Where a comparison decides a result
 // (an NMS threshold, a grid size) the two must agree to the last bit, so such expressions are written with these.
 #if defined(__CUDA_ARCH__)

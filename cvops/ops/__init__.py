@@ -1,6 +1,7 @@
 """The ops. One file per stem: wrapper, module, fake, autograd, autocast, vmap, and a slow pure-torch reference."""
 
 from cvops.ops.box_iou import box_area, box_convert, box_iou, complete_box_iou, distance_box_iou, generalized_box_iou
+from cvops.ops.deform_conv2d import DeformConv2d, deform_conv2d
 from cvops.ops.depthwise_conv2d import DepthwiseConv2d, depthwise_conv2d
 from cvops.ops.iou_loss import (
     CompleteBoxIoULoss,
@@ -17,6 +18,7 @@ from cvops.ops.nms import batched_nms, batched_nms_padded, matrix_nms, multiclas
 
 __all__ = [
     "CompleteBoxIoULoss",
+    "DeformConv2d",
     "DepthwiseConv2d",
     "DistanceBoxIoULoss",
     "GeneralizedBoxIoULoss",
@@ -28,6 +30,7 @@ __all__ = [
     "box_iou",
     "complete_box_iou",
     "complete_box_iou_loss",
+    "deform_conv2d",
     "depthwise_conv2d",
     "distance_box_iou",
     "distance_box_iou_loss",

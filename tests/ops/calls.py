@@ -46,6 +46,11 @@ def depthwise(dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
     return torch.randn(2, 9, 11, 13).to(dtype), torch.randn(9, 1, 3, 3).to(dtype), torch.randn(9).to(dtype)
 
 
+def deform(dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    made = torch.randn(2, 6, 7, 8), torch.randn(2, 36, 7, 8), torch.randn(4, 3, 3, 3), torch.randn(4)
+    return *(t.to(dtype) for t in made), torch.rand(2, 18, 7, 8).to(dtype)
+
+
 CALLS = [
     OpCall("box_iou", matrices, ops.box_iou, 2),
     OpCall("generalized_box_iou", matrices, ops.generalized_box_iou, 2),
@@ -67,4 +72,5 @@ CALLS = [
     OpCall("soft_nms", scored, lambda b, s, i: ops.soft_nms(b, s)),
     OpCall("matrix_nms", scored, lambda b, s, i: ops.matrix_nms(b, s, idxs=i)),
     OpCall("depthwise_conv2d", depthwise, lambda x, w, b: ops.depthwise_conv2d(x, w, b, padding=1), 3),
+    OpCall("deform_conv2d", deform, lambda x, o, w, b, m: ops.deform_conv2d(x, o, w, b, padding=1, mask=m), 5),
 ]

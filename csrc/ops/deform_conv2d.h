@@ -1,0 +1,34 @@
+// Entry of deform_conv2d: the argument checks that both backends call. Geometry is in ops/deform_geometry.h.
+#pragma once
+
+#include "ops/common.h"
+#include "ops/deform_geometry.h"
+
+#include <torch/csrc/stable/ops.h>
+
+namespace cvops {
+
+// Which gradients are wanted; what is not wanted comes back empty. The bias is left to the caller: it is a sum.
+enum DeformGradient : int64_t { kDeformInput = 1, kDeformWeight = 2, kDeformOffset = 4 };  // offset: and mask
+
+// Throw on shapes, dtypes, devices and numbers that do not fit.
+CVOPS_API DeformShape check_deform_conv2d(const Tensor& input, const Tensor& weight, const Tensor& offset,
+    const std::optional<Tensor>& mask, const std::optional<Tensor>& bias, const IntList& stride, const IntList& padding,
+    const IntList& dilation, int64_t groups, int64_t offset_groups);
+CVOPS_API DeformShape check_deform_conv2d_backward(const Tensor& grad, const Tensor& input, const Tensor& weight,
+    const Tensor& offset, const std::optional<Tensor>& mask, const IntList& stride, const IntList& padding,
+    const IntList& dilation, int64_t groups, int64_t offset_groups, int64_t gradients);
+
+// A contiguous copy in the compute type, which is what both backends work on; the tensor itself where it is that
+// already.
+inline Tensor computed(
+    const Tensor& tensor, torch::headeronly::MemoryFormat format = torch::headeronly::MemoryFormat::Contiguous) {
+  return torch::stable::contiguous(torch::stable::to(tensor, compute_type(tensor.scalar_type())), format);
+}
+
+// Whether output and grad_input are channels_last, as the input is. `_follows_channels_last` in Python is the same.
+inline bool follows_channels_last(const Tensor& input) {
+  return input.size(1) > 1 && input.stride(1) == 1 && !input.is_contiguous();
+}
+
+}  // namespace cvops
