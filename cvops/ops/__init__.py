@@ -2,6 +2,14 @@
 
 from cvops.ops.box_iou import box_area, box_convert, box_iou, complete_box_iou, distance_box_iou, generalized_box_iou
 from cvops.ops.depthwise_conv2d import DepthwiseConv2d, depthwise_conv2d
+from cvops.ops.focal_loss import (
+    GaussianFocalLoss,
+    SigmoidFocalLoss,
+    SoftmaxFocalLoss,
+    gaussian_focal_loss,
+    sigmoid_focal_loss,
+    softmax_focal_loss,
+)
 from cvops.ops.iou_loss import (
     CompleteBoxIoULoss,
     DistanceBoxIoULoss,
@@ -19,8 +27,11 @@ __all__ = [
     "CompleteBoxIoULoss",
     "DepthwiseConv2d",
     "DistanceBoxIoULoss",
+    "GaussianFocalLoss",
     "GeneralizedBoxIoULoss",
     "IoULoss",
+    "SigmoidFocalLoss",
+    "SoftmaxFocalLoss",
     "batched_nms",
     "batched_nms_padded",
     "box_area",
@@ -31,6 +42,7 @@ __all__ = [
     "depthwise_conv2d",
     "distance_box_iou",
     "distance_box_iou_loss",
+    "gaussian_focal_loss",
     "generalized_box_iou",
     "generalized_box_iou_loss",
     "giou_loss",
@@ -39,5 +51,7 @@ __all__ = [
     "multiclass_nms",
     "nms",
     "nms_padded",
+    "sigmoid_focal_loss",
     "soft_nms",
+    "softmax_focal_loss",
 ]
