@@ -5,10 +5,23 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 
 #include "ops/host_device.h"
 
 namespace cvops {
+
+// The bits of a number as another type of the same size.
+template <typename To, typename From>
+HOST_DEVICE To bits_as(From from) {
+#if defined(__CUDACC__)
+  To to;
+  memcpy(&to, &from, sizeof(to));
+  return to;
+#else
+  return __builtin_bit_cast(To, from);
+#endif
+}
 
 // exp(y): y = n ln 2 + r with |r| <= ln(2) / 2, a polynomial in r (coefficients of Cephes' expf, S. Moshier,
 // netlib.org/cephes), within 2 units in the last place. Below -87.3 it is 0, above 88 infinite.
@@ -30,8 +43,8 @@ HOST_DEVICE T exp_lane(T y) {
     sum = sum * r + T(5.0000001201e-1);
     sum = sum * (r * r) + r + T(1);
     // The low bits of `shifted` hold n.
-    const uint32_t power = (__builtin_bit_cast(uint32_t, shifted) + 127u) << 23;
-    const T value = sum * __builtin_bit_cast(T, power);
+    const uint32_t power = (bits_as<uint32_t>(shifted) + 127u) << 23;
+    const T value = sum * bits_as<T>(power);
     const T floored = y < low ? T(0) : value;
     return y > high ? T(HUGE_VALF) : floored;
   }
@@ -50,9 +63,9 @@ HOST_DEVICE T log_lane(T y) {
   } else {
     // y = 2^n f with f in [sqrt(1/2), sqrt(2)), log f = 2 atanh((f - 1) / (f + 1)).
     constexpr int32_t root_half = 0x3f3504f3;
-    const int32_t offset = __builtin_bit_cast(int32_t, y) - root_half;
+    const int32_t offset = bits_as<int32_t>(y) - root_half;
     const T n = static_cast<T>(offset >> 23);
-    const T f = __builtin_bit_cast(T, (offset & 0x7fffff) + root_half);
+    const T f = bits_as<T>((offset & 0x7fffff) + root_half);
     const T s = (f - T(1)) / (f + T(1)), twice = s + s;
     return n * T(-2.12194440e-4) + twice * atanh_tail(s * s) + twice + n * T(0.693359375);
   }

@@ -426,7 +426,7 @@ def _double_backward_softmax(ctx: Any, grad_grad: Tensor) -> tuple[Tensor | None
         out = reference_softmax_focal_loss(x, targets, a, gamma, ignore_index)
         return out if grad.ndim == targets.ndim else out.to(_wide(x)).sum()
 
-    return *double_backward(loss, (inputs,), grad, [grad_grad]), *[None] * 6
+    return *double_backward(loss, (inputs,), grad, [grad_grad]), *[None] * 5
 
 
 def _per_sample(grad: Tensor, like: Tensor) -> Tensor:
