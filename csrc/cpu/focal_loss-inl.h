@@ -81,7 +81,8 @@ void sigmoid_focal_backward_rows(int kind, const T* grad, const T* x, const T* t
       kind, [&]<int kind>() { sigmoid_focal_backward_rows_of<kind>(grad, x, t, positive, negative, n, gamma, out); });
 }
 
-// A heatmap as labels and weights of the sigmoid form: 1 and 1 where the target is 1, 0 and (1 - target)^gamma elsewhere.
+// A heatmap as labels and weights of the sigmoid form: 1 and 1 where the target is 1, 0 and (1 - target)^gamma
+// elsewhere.
 template <typename T>
 void heatmap_rows(const T* heatmap, int64_t n, int kind, Power<T> gamma, T* __restrict labels, T* __restrict weights) {
   for (int64_t i = 0; i < n; ++i) {
@@ -163,8 +164,8 @@ void softmax_focal_finish(int kind, const T* __restrict above, const T* __restri
   });
 }
 
-// alpha becomes the slope over the sum of exponentials: grad_j = that times exp(x_j - max), and for the target that times
-// -others.
+// alpha becomes the slope over the sum of exponentials: grad_j = that times exp(x_j - max), and for the target that
+// times -others.
 template <typename T>
 void softmax_focal_slopes(int kind, const T* __restrict above, const T* __restrict own, const T* __restrict others,
     T* __restrict alpha, int64_t n, Power<T> gamma) {

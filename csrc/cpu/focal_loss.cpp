@@ -91,9 +91,8 @@ class SigmoidTiles {
       tile.t = buffers.t;
       tile.weight = buffers.weight;
     } else if (weight_ && row_weight_) {
-      for_rows(start, n, [&](int64_t row, int64_t from, int64_t count) {
-        std::fill_n(buffers.weight + from, count, weight_[row]);
-      });
+      for_rows(start, n,
+          [&](int64_t row, int64_t from, int64_t count) { std::fill_n(buffers.weight + from, count, weight_[row]); });
       tile.weight = buffers.weight;
     } else if (weight_) {
       tile.weight = weight_ + start;
@@ -259,8 +258,8 @@ Tensor sigmoid_backward(SigmoidTiles<S>& tiles, const Tensor& grad_in, const Ten
     if (tile.weight) CVOPS_CALL_ISA(focal_multiply, buffers.grad, tile.weight, count);
     T* to = buffers.out;
     if constexpr (std::is_same_v<S, T>) to = gradients + start;
-    CVOPS_CALL_ISA(sigmoid_focal_backward_rows, kind, buffers.grad, tile.x, tile.t, tile.positive, tile.negative,
-        count, power, to);
+    CVOPS_CALL_ISA(sigmoid_focal_backward_rows, kind, buffers.grad, tile.x, tile.t, tile.positive, tile.negative, count,
+        power, to);
     tiles.mask(start, count, to);
     if constexpr (!std::is_same_v<S, T>) CVOPS_CALL_ISA(focal_store, to, count, gradients + start);
   });
@@ -424,8 +423,7 @@ class SoftmaxTiles {
       stride = kPositions;
     }
     if (rows_) {
-      CVOPS_CALL_ISA(
-          softmax_focal_grad_rows, tile.x, tile.target, b.max, b.others, b.alpha, tile.count, classes_, out);
+      CVOPS_CALL_ISA(softmax_focal_grad_rows, tile.x, tile.target, b.max, b.others, b.alpha, tile.count, classes_, out);
     } else {
       CVOPS_CALL_ISA(softmax_focal_grad_columns, tile.x, tile.stride, tile.target, b.max, b.others, b.alpha, tile.count,
           classes_, out, stride);

@@ -37,7 +37,8 @@ struct FocalElement {
 };
 
 template <typename In, typename T>
-__device__ __forceinline__ FocalElement<T> focal_element(const FocalSource<T>& s, int64_t i, int64_t row, int64_t column) {
+__device__ __forceinline__ FocalElement<T> focal_element(
+    const FocalSource<T>& s, int64_t i, int64_t row, int64_t column) {
   FocalElement<T> e{T(0), T(1), T(1), T(1), true};
   if (s.labels == kLabels || s.labels == kHeatmap) {
     e.t = static_cast<T>(static_cast<const In*>(s.targets)[i]);
@@ -106,8 +107,7 @@ __global__ void __launch_bounds__(kFocalThreads) sigmoid_focal_kernel(const In* 
     Pack<In, N> out;
     T part = T(0);
     for_pack<N, In>(source, first, [&](int k, int64_t, const FocalElement<T>& e) {
-      const T loss =
-          e.weight * sigmoid_focal<kind>(static_cast<T>(logits.at[k]), e.t, e.positive, e.negative, gamma);
+      const T loss = e.weight * sigmoid_focal<kind>(static_cast<T>(logits.at[k]), e.t, e.positive, e.negative, gamma);
       const T kept = e.kept ? loss : T(0);
       out.at[k] = static_cast<In>(kept);
       part += kept;
@@ -131,8 +131,8 @@ __global__ void __launch_bounds__(kFocalThreads) sigmoid_focal_backward_kernel(c
     for_pack<N, In>(source, first, [&](int k, int64_t i, const FocalElement<T>& e) {
       const T g = wide ? static_cast<const T*>(grad)[i * grad_step]
                        : static_cast<T>(static_cast<const In*>(grad)[i * grad_step]);
-      const T slope = g * e.weight *
-                      sigmoid_focal_slope<kind>(static_cast<T>(logits.at[k]), e.t, e.positive, e.negative, gamma);
+      const T slope =
+          g * e.weight * sigmoid_focal_slope<kind>(static_cast<T>(logits.at[k]), e.t, e.positive, e.negative, gamma);
       gradients.at[k] = static_cast<In>(saturated(e.kept ? slope : T(0), most));
     });
     store_values<N>(out, first, source.n, gradients);
@@ -140,8 +140,8 @@ __global__ void __launch_bounds__(kFocalThreads) sigmoid_focal_backward_kernel(c
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kFocalThreads) focal_sum_kernel(
-    const double* __restrict__ partial, unsigned count, T* __restrict__ total) {
+__global__ void __launch_bounds__(kFocalThreads)
+    focal_sum_kernel(const double* __restrict__ partial, unsigned count, T* __restrict__ total) {
   double sum = 0;
   for (unsigned i = threadIdx.x; i < count; i += kFocalThreads) sum += partial[i];
   sum = block_sum<kFocalThreads>(sum);
@@ -229,8 +229,8 @@ __global__ void __launch_bounds__(kFocalThreads) softmax_focal_backward_kernel(c
     int64_t grad_step, const In* __restrict__ x, SoftmaxSource<T> source, T most, In* __restrict__ out) {
   for (int64_t i = grid_index() / Lanes; i < source.positions; i += grid_stride() / Lanes) {
     const SoftmaxPosition<Lanes, In, T> position(x, source, i);
-    const T g = wide ? static_cast<const T*>(grad)[i * grad_step]
-                     : static_cast<T>(static_cast<const In*>(grad)[i * grad_step]);
+    const T g =
+        wide ? static_cast<const T*>(grad)[i * grad_step] : static_cast<T>(static_cast<const In*>(grad)[i * grad_step]);
     const T alpha = source.alpha_of(position.target);
     const T slope = g * softmax_slope(source.kind, position.parts, alpha, source.gamma) /
                     (position.parts.own + position.parts.others);

@@ -1,6 +1,6 @@
 // exp, log and log1p for one lane of a loop: branch-free in float32, so that a loop over them vectorises, and written
-// without fused multiply-adds, so that every instruction set and CUDA (-fmad=false) get the same bits. float64 calls the
-// C library. The float32 errors are measured in docs/numerics.md and tested through the ops.
+// without fused multiply-adds, so that every instruction set and CUDA (-fmad=false) get the same bits. float64 calls
+// the C library. The float32 errors are measured in docs/numerics.md and tested through the ops.
 #pragma once
 
 #include <cmath>

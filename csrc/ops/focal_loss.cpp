@@ -1,5 +1,6 @@
 // Schemas and argument checks of the focal losses. `total` asks for the sum, a scalar in the compute type, instead of
-// the loss of each element in the dtype of inputs. Means, dtypes and shapes beyond these are in cvops/ops/focal_loss.py.
+// the loss of each element in the dtype of inputs. Means, dtypes and shapes beyond these are in
+// cvops/ops/focal_loss.py.
 #include "ops/focal_loss.h"
 
 namespace cvops {
@@ -124,8 +125,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(cvops, m) {
       "sigmoid_focal_loss_backward(Tensor grad, Tensor inputs, Tensor targets, Tensor? weight, Tensor? class_alpha, "
       "float alpha, float gamma, int? ignore_index) -> Tensor");
   m.def("gaussian_focal_loss(Tensor inputs, Tensor targets, float alpha, float gamma, bool total) -> Tensor");
-  m.def(
-      "gaussian_focal_loss_backward(Tensor grad, Tensor inputs, Tensor targets, float alpha, float gamma) -> Tensor");
+  m.def("gaussian_focal_loss_backward(Tensor grad, Tensor inputs, Tensor targets, float alpha, float gamma) -> Tensor");
   m.def(
       "softmax_focal_loss(Tensor inputs, Tensor targets, Tensor? class_alpha, float alpha, float gamma, "
       "int ignore_index, bool total) -> Tensor");

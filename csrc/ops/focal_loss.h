@@ -1,6 +1,6 @@
 // Focal losses: the argument checks that both backends call, and the closed forms of one element and their derivatives,
-// shared by every backend (same bits). Sigmoid and softmax: Lin et al. 2017, arXiv:1708.02002. The heatmap form: Law and
-// Deng 2018, arXiv:1808.01244, equation 1.
+// shared by every backend (same bits). Sigmoid and softmax: Lin et al. 2017, arXiv:1708.02002. The heatmap form: Law
+// and Deng 2018, arXiv:1808.01244, equation 1.
 #pragma once
 
 #include "ops/common.h"
@@ -120,8 +120,8 @@ HOST_DEVICE T sigmoid_focal_slope(T x_in, T t, T positive, T negative, Power<T> 
   return scale * power_of<kind>(m, gamma) * (ce_slope + gamma.exponent * (relative * ce));
 }
 
-// What softmax focal loss needs of a row of logits and its target: above = max - x_t, others = the sum of exp(x_j - max)
-// over j != t, own = exp(x_t - max).
+// What softmax focal loss needs of a row of logits and its target: above = max - x_t, others = the sum of exp(x_j -
+// max) over j != t, own = exp(x_t - max).
 template <typename T>
 struct SoftmaxParts {
   T above, own, others;
@@ -146,8 +146,8 @@ HOST_DEVICE T softmax_focal(const SoftmaxParts<T>& parts, T alpha, Power<T> gamm
   return alpha * power_of<kind>(s.q, gamma) * s.nll;
 }
 
-// d loss / d x_j = slope p_j for j != t, and -slope q for j = t. Of q^gamma (1 + gamma p nll / q) the last quotient goes
-// to 1 where q goes to 0, and p nll to 0 where p does.
+// d loss / d x_j = slope p_j for j != t, and -slope q for j = t. Of q^gamma (1 + gamma p nll / q) the last quotient
+// goes to 1 where q goes to 0, and p nll to 0 where p does.
 template <int kind, typename T>
 HOST_DEVICE T softmax_focal_slope(const SoftmaxParts<T>& parts, T alpha, Power<T> gamma) {
   const SoftmaxTerms<T> s = softmax_terms(parts);
@@ -162,10 +162,7 @@ template <typename T>
 HOST_DEVICE T heatmap_power(T t, int kind, Power<T> gamma) {
   const T u = T(1) - t, square = u * u;
   if (gamma.exponent == T(4)) return square * square;
-  return kind == kPowerZero  ? T(1)
-         : kind == kPowerOne ? u
-         : kind == kPowerTwo ? square
-                             : power_of<kPowerAny>(u, gamma);
+  return kind == kPowerZero ? T(1) : kind == kPowerOne ? u : kind == kPowerTwo ? square : power_of<kPowerAny>(u, gamma);
 }
 
 }  // namespace cvops

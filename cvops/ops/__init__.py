@@ -21,6 +21,7 @@ from cvops.ops.iou_loss import (
     giou_loss,
     iou_loss,
 )
+from cvops.ops.match_boxes import match_boxes
 from cvops.ops.nms import batched_nms, batched_nms_padded, matrix_nms, multiclass_nms, nms, nms_padded, soft_nms
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "generalized_box_iou_loss",
     "giou_loss",
     "iou_loss",
+    "match_boxes",
     "matrix_nms",
     "multiclass_nms",
     "nms",

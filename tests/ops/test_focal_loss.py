@@ -1,4 +1,4 @@
-"""sigmoid, softmax and gaussian focal losses: values, kinds of targets, extremes, gradients, transforms, memory, errors."""
+"""sigmoid, softmax and gaussian focal losses: values, kinds of targets, extremes, gradients, transforms, memory."""
 
 from functools import partial
 
@@ -386,26 +386,23 @@ def test_second_derivatives_of_saturated_logits_are_finite(device):
 
 
 def test_opcheck(device):
-    x, t = hard(5, 4, dtype=torch.float64, device=device)
+    """Forward with one kind of reduction, backward with the other: every call of opcheck takes a second."""
+    x, t = hard(3, 4, device=device)
     x.requires_grad_()
-    index = torch.randint(0, 4, (5,), device=device)
-    weight, alpha = (
-        torch.rand(5, 4, dtype=torch.float64, device=device),
-        torch.rand(4, dtype=torch.float64, device=device),
-    )
+    index = torch.randint(0, 4, (3,), device=device)
+    weight, alpha = torch.rand(3, 4, device=device), torch.rand(4, device=device)
     ops = torch.ops.cvops
-    scalar = torch.ones((), dtype=torch.float64, device=device, requires_grad=True)
-    each = torch.rand(5, 4, dtype=torch.float64, device=device, requires_grad=True)
-    for total, grad in ((False, each), (True, scalar)):
-        for args in ((x, t, None, None, 0.25, 2.0, None), (x, index, weight, alpha, 0.0, 1.5, 1)):
-            torch.library.opcheck(ops.sigmoid_focal_loss.default, (*args, total))
-            torch.library.opcheck(ops.sigmoid_focal_loss_backward.default, (grad, *args))
-        torch.library.opcheck(ops.gaussian_focal_loss.default, (x, t, 2.0, 4.0, total))
-        torch.library.opcheck(ops.gaussian_focal_loss_backward.default, (grad, x, t, 2.0, 4.0))
-        rows, targets = x.detach().unsqueeze(2).requires_grad_(), index.unsqueeze(1)
-        torch.library.opcheck(ops.softmax_focal_loss.default, (rows, targets, alpha, 1.0, 2.0, -100, total))
-        grad = grad if total else torch.rand(5, 1, dtype=torch.float64, device=device, requires_grad=True)
-        torch.library.opcheck(ops.softmax_focal_loss_backward.default, (grad, rows, targets, alpha, 1.0, 2.0, -100))
+    scalar, each = torch.ones((), device=device), torch.rand(3, 4, device=device)
+    labels, indices = (x, t, None, None, 0.25, 2.0, None), (x, index, weight, alpha, 0.0, 1.5, 1)
+    torch.library.opcheck(ops.sigmoid_focal_loss.default, (*labels, True))
+    torch.library.opcheck(ops.sigmoid_focal_loss.default, (*indices, False))
+    torch.library.opcheck(ops.sigmoid_focal_loss_backward.default, (each.requires_grad_(), *labels))
+    torch.library.opcheck(ops.sigmoid_focal_loss_backward.default, (scalar, *indices))
+    torch.library.opcheck(ops.gaussian_focal_loss.default, (x, t, 2.0, 4.0, True))
+    torch.library.opcheck(ops.gaussian_focal_loss_backward.default, (each, x, t, 2.0, 4.0))
+    rows, targets = x.detach().unsqueeze(2).requires_grad_(), index.unsqueeze(1)
+    torch.library.opcheck(ops.softmax_focal_loss.default, (rows, targets, alpha, 1.0, 2.0, -100, False))
+    torch.library.opcheck(ops.softmax_focal_loss_backward.default, (scalar, rows, targets, alpha, 1.0, 2.0, -100))
 
 
 @pytest.mark.parametrize("kind", ["sigmoid", "indices", "softmax", "gaussian"])
@@ -568,7 +565,7 @@ def test_bad_input(call, message):
 
 @pytest.mark.parametrize("index", [-2, 6, 2**40, -(2**40)])
 def test_class_index_out_of_range(index, on_cuda_host):
-    """An error on the CPU; on CUDA, without a wait for the device, background and NaN. Nothing is read out of bounds."""
+    """An error on the CPU; on CUDA, where nothing waits for the device, background or NaN."""
     x = torch.randn(2, 4)
     t = torch.tensor([1, index])
     if on_cuda_host:
@@ -583,7 +580,7 @@ def test_class_index_out_of_range(index, on_cuda_host):
     assert sigmoid_focal_loss(x, t, ignore_index=index)[1].abs().max() == 0
 
 
-@settings(max_examples=EXAMPLES // 2, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(
     data=st.data(),
     rows=st.integers(0, 9),
@@ -599,14 +596,17 @@ def test_any_logits(data, rows, classes, gamma, scale):
     if data.draw(st.booleans()):
         t = t.round()
     index = torch.randint(0, classes, (rows,), generator=generator)
-    for function, reference, targets in (
-        (sigmoid_focal_loss, reference_sigmoid_focal_loss, t),
-        (sigmoid_focal_loss, reference_sigmoid_focal_loss, index),
-        (gaussian_focal_loss, reference_gaussian_focal_loss, t),
-        (softmax_focal_loss, reference_softmax_focal_loss, index),
-    ):
-        kwargs = {"gamma": gamma}
-        out = function(x, targets, **kwargs)
-        tolerance = TOLERANCE[dtype]["rtol"] * 20
-        torch.testing.assert_close(out, reference(x, targets, **kwargs), rtol=tolerance, atol=tolerance)
-        assert gradient(function, x, targets, **kwargs).isfinite().all()
+    function, reference, targets = data.draw(
+        st.sampled_from(
+            [
+                (sigmoid_focal_loss, reference_sigmoid_focal_loss, t),
+                (sigmoid_focal_loss, reference_sigmoid_focal_loss, index),
+                (gaussian_focal_loss, reference_gaussian_focal_loss, t),
+                (softmax_focal_loss, reference_softmax_focal_loss, index),
+            ]
+        )
+    )
+    tolerance = TOLERANCE[dtype]["rtol"] * 20
+    out = function(x, targets, gamma=gamma)
+    torch.testing.assert_close(out, reference(x, targets, gamma=gamma), rtol=tolerance, atol=tolerance)
+    assert gradient(function, x, targets, gamma=gamma).isfinite().all()
