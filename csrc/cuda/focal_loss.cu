@@ -9,19 +9,15 @@
 namespace cvops::cuda {
 namespace {
 
-// On the host: f.template operator()<kind>().
+// On the host: f.template operator()<kind, heatmap>(). Two kinds, not four, keep the library small.
 template <typename F>
-void dispatch_power(double exponent, const F& f) {
-  switch (power_kind(exponent)) {
-    case kPowerZero:
-      return f.template operator()<kPowerZero>();
-    case kPowerOne:
-      return f.template operator()<kPowerOne>();
-    case kPowerTwo:
-      return f.template operator()<kPowerTwo>();
-    default:
-      return f.template operator()<kPowerAny>();
+void dispatch_power(double exponent, bool heatmap, const F& f) {
+  if (power_kind(exponent) == kPowerTwo) {
+    if (heatmap) return f.template operator()<kPowerTwo, true>();
+    return f.template operator()<kPowerTwo, false>();
   }
+  if (heatmap) return f.template operator()<kPowerAny, true>();
+  return f.template operator()<kPowerAny, false>();
 }
 
 std::optional<Tensor> contiguous(const std::optional<Tensor>& tensor) {
@@ -76,11 +72,11 @@ class Output {
 
 template <typename In>
 Tensor sigmoid_forward(const DeviceScope& scope, const Tensor& inputs, const FocalSource<compute_t<In>>& source,
-    double gamma, bool total) {
+    double gamma, bool heatmap, bool total) {
   using T = compute_t<In>;
   Output<In> out(inputs, inputs.sizes(), total, blocks_for(source.n, kFocalThreads * (16 / sizeof(In))));
-  dispatch_power(gamma, [&]<int kind>() {
-    CVOPS_LAUNCH((sigmoid_focal_kernel<kind, In, T>), out.blocks(), kFocalThreads, 0, scope.stream(),
+  dispatch_power(gamma, heatmap, [&]<int kind, bool heatmap>() {
+    CVOPS_LAUNCH((sigmoid_focal_kernel<kind, heatmap, In, T>), out.blocks(), kFocalThreads, 0, scope.stream(),
         inputs.const_data_ptr<In>(), source, power_from<T>(gamma), out.losses(), out.partial());
   });
   return out.finish(scope);
@@ -88,13 +84,13 @@ Tensor sigmoid_forward(const DeviceScope& scope, const Tensor& inputs, const Foc
 
 template <typename In>
 Tensor sigmoid_backward(const DeviceScope& scope, const Tensor& grad_in, const Tensor& inputs,
-    const FocalSource<compute_t<In>>& source, double gamma) {
+    const FocalSource<compute_t<In>>& source, double gamma, bool heatmap) {
   using T = compute_t<In>;
   Tensor out = torch::stable::new_empty(inputs, inputs.sizes());
   const Grad grad(grad_in);
   const unsigned blocks = blocks_for(source.n, kFocalThreads * (16 / sizeof(In)));
-  dispatch_power(gamma, [&]<int kind>() {
-    CVOPS_LAUNCH((sigmoid_focal_backward_kernel<kind, In, T>), blocks, kFocalThreads, 0, scope.stream(),
+  dispatch_power(gamma, heatmap, [&]<int kind, bool heatmap>() {
+    CVOPS_LAUNCH((sigmoid_focal_backward_kernel<kind, heatmap, In, T>), blocks, kFocalThreads, 0, scope.stream(),
         grad.tensor.const_data_ptr(), grad.wide, grad.step, inputs.const_data_ptr<In>(), source, power_from<T>(gamma),
         largest_gradient<In, T>(), out.mutable_data_ptr<In>());
   });
@@ -113,11 +109,11 @@ struct SigmoidArguments {
     const ScalarType type = targets.scalar_type();
     FocalSource<T> f{};
     f.targets = targets.const_data_ptr();
-    f.labels = s.indices                      ? kIndices
-               : type == ScalarType::Long     ? kIntLabels
-               : type == ScalarType::Bool     ? kBoolLabels
-               : type == inputs.scalar_type() ? kLabels
-                                              : kWideLabels;
+    f.labels = s.indices                  ? kIndices
+               : type == ScalarType::Long ? kIntLabels
+               : type == ScalarType::Bool ? kBoolLabels
+                                          : kFloatLabels;
+    f.wide = type == compute_type(inputs.scalar_type());
     f.n = s.numel;
     f.classes = std::max<int64_t>(s.classes, 1);
     f.weight = weight ? weight->const_data_ptr<T>() : nullptr;
@@ -139,7 +135,8 @@ Tensor sigmoid_focal_loss_cuda(const Tensor& inputs, const Tensor& targets, cons
       packed(inputs), torch::stable::contiguous(targets), contiguous(weight), contiguous(class_alpha)};
   Tensor out;
   CVOPS_DISPATCH_FLOATS(inputs.scalar_type(), "sigmoid_focal_loss", [&] {
-    out = sigmoid_forward<scalar_t>(scope, a.inputs, a.source<scalar_t>(sizes, alpha, ignore_index), gamma, total);
+    out =
+        sigmoid_forward<scalar_t>(scope, a.inputs, a.source<scalar_t>(sizes, alpha, ignore_index), gamma, false, total);
   });
   return out;
 }
@@ -154,7 +151,8 @@ Tensor sigmoid_focal_loss_backward_cuda(const Tensor& grad, const Tensor& inputs
       packed(inputs), torch::stable::contiguous(targets), contiguous(weight), contiguous(class_alpha)};
   Tensor out;
   CVOPS_DISPATCH_FLOATS(inputs.scalar_type(), "sigmoid_focal_loss_backward", [&] {
-    out = sigmoid_backward<scalar_t>(scope, grad, a.inputs, a.source<scalar_t>(sizes, alpha, ignore_index), gamma);
+    out =
+        sigmoid_backward<scalar_t>(scope, grad, a.inputs, a.source<scalar_t>(sizes, alpha, ignore_index), gamma, false);
   });
   return out;
 }
@@ -164,7 +162,7 @@ FocalSource<compute_t<In>> heatmap_source(const Tensor& inputs, const Tensor& ta
   using T = compute_t<In>;
   FocalSource<T> f{};
   f.targets = targets.const_data_ptr();
-  f.labels = targets.scalar_type() == inputs.scalar_type() ? kHeatmap : kWideHeatmap;
+  f.wide = targets.scalar_type() == compute_type(inputs.scalar_type());
   f.n = inputs.numel();
   f.classes = 1;
   f.alpha = T(-1);
@@ -180,7 +178,8 @@ Tensor gaussian_focal_loss_cuda(
   const Tensor inputs = packed(inputs_in), targets = torch::stable::contiguous(targets_in);
   Tensor out;
   CVOPS_DISPATCH_FLOATS(inputs.scalar_type(), "gaussian_focal_loss", [&] {
-    out = sigmoid_forward<scalar_t>(scope, inputs, heatmap_source<scalar_t>(inputs, targets, gamma), alpha, total);
+    out =
+        sigmoid_forward<scalar_t>(scope, inputs, heatmap_source<scalar_t>(inputs, targets, gamma), alpha, true, total);
   });
   return out;
 }
@@ -193,7 +192,8 @@ Tensor gaussian_focal_loss_backward_cuda(
   const Tensor inputs = packed(inputs_in), targets = torch::stable::contiguous(targets_in);
   Tensor out;
   CVOPS_DISPATCH_FLOATS(inputs.scalar_type(), "gaussian_focal_loss_backward", [&] {
-    out = sigmoid_backward<scalar_t>(scope, grad, inputs, heatmap_source<scalar_t>(inputs, targets, gamma), alpha);
+    out =
+        sigmoid_backward<scalar_t>(scope, grad, inputs, heatmap_source<scalar_t>(inputs, targets, gamma), alpha, true);
   });
   return out;
 }
@@ -203,8 +203,7 @@ SoftmaxSource<compute_t<In>> softmax_source(const Tensor& targets, const Softmax
     const std::optional<Tensor>& class_alpha, double alpha, double gamma, int64_t ignore_index) {
   using T = compute_t<In>;
   return {targets.const_data_ptr<int64_t>(), s.batch * s.inner, s.classes, s.inner,
-      class_alpha ? class_alpha->const_data_ptr<T>() : nullptr, T(alpha), ignore_index, power_kind(gamma),
-      power_from<T>(gamma)};
+      class_alpha ? class_alpha->const_data_ptr<T>() : nullptr, T(alpha), ignore_index, power_from<T>(gamma)};
 }
 
 Tensor softmax_focal_loss_cuda(const Tensor& inputs_in, const Tensor& targets_in,

@@ -11,13 +11,14 @@ namespace cvops::cuda {
 constexpr int kFocalThreads = 256;
 constexpr unsigned kFocalBlocks = 2048;  // at most, and partial sums
 
-enum FocalLabels : int { kLabels, kWideLabels, kIntLabels, kBoolLabels, kIndices, kHeatmap, kWideHeatmap };
+enum FocalLabels : int { kFloatLabels, kIntLabels, kBoolLabels, kIndices };
 
-// Everything but the logits; the wide kinds are in the compute type T where the logits are of a half type.
+// Everything but the logits. Wide: floating targets are in the compute type T, not in the type of the logits.
 template <typename T>
 struct FocalSource {
   const void* targets;
   FocalLabels labels;
+  bool wide;
   int64_t n, classes;
   const T* weight;  // per element, or per row; or null
   bool row_weight;
@@ -29,53 +30,80 @@ struct FocalSource {
   Power<T> heatmap_power;
 };
 
-// Label, the two alphas, and the factor of one element.
-template <typename T>
-struct FocalElement {
-  T t, positive, negative, weight;
-  bool kept;
+// What the N elements of a pack have beside their logits. Elements past the end repeat the last one.
+template <int N, typename T>
+struct FocalPack {
+  T label[N], weight[N], positive[N], negative[N];
+  bool kept[N];
 };
 
-template <typename In, typename T>
-__device__ __forceinline__ FocalElement<T> focal_element(
-    const FocalSource<T>& s, int64_t i, int64_t row, int64_t column) {
-  FocalElement<T> e{T(0), T(1), T(1), T(1), true};
-  if (s.labels == kLabels || s.labels == kHeatmap) {
-    e.t = static_cast<T>(static_cast<const In*>(s.targets)[i]);
-  } else if (s.labels == kWideLabels || s.labels == kWideHeatmap) {
-    e.t = static_cast<const T*>(s.targets)[i];
-  } else if (s.labels == kBoolLabels) {
-    e.t = static_cast<const uint8_t*>(s.targets)[i] != 0 ? T(1) : T(0);
-  } else {
-    const int64_t target = static_cast<const int64_t*>(s.targets)[s.labels == kIndices ? row : i];
-    e.t = (s.labels == kIndices ? target == column : target != 0) ? T(1) : T(0);
-    e.kept = !(s.ignores && target == s.ignore_index);
-  }
-  if (s.labels == kHeatmap || s.labels == kWideHeatmap) {
-    const T weight = heatmap_power(e.t, s.heatmap_kind, s.heatmap_power);
-    e.weight = e.t == T(1) ? T(1) : weight;
-    e.t = e.t == T(1) ? T(1) : T(0);
-  }
-  const T a = s.class_alpha ? s.class_alpha[column] : s.alpha;
-  if (!(a < T(0))) e.positive = a, e.negative = T(1) - a;
-  if (s.weight) e.weight = s.weight[s.row_weight ? row : i];
-  return e;
+template <int N, typename From, typename T>
+__device__ __forceinline__ void load_labels(const void* targets, const int64_t (&at)[N], FocalPack<N, T>& pack) {
+#pragma unroll
+  for (int k = 0; k < N; ++k) pack.label[k] = static_cast<T>(static_cast<const From*>(targets)[at[k]]);
 }
 
-// body(k, element number, element) for the elements of the pack that starts at `first`.
-template <int N, typename In, typename T, typename F>
-__device__ __forceinline__ void for_pack(const FocalSource<T>& s, int64_t first, const F& body) {
-  int64_t row = 0, column = 0;
+template <bool heatmap, int N, typename In, typename T>
+__device__ __forceinline__ FocalPack<N, T> load_focal(const FocalSource<T>& s, int64_t first) {
+  FocalPack<N, T> pack;
+  int64_t at[N];
+#pragma unroll
+  for (int k = 0; k < N; ++k) {
+    at[k] = first + k < s.n ? first + k : s.n - 1;
+    pack.weight[k] = T(1), pack.kept[k] = true;
+  }
+  if constexpr (heatmap) {
+    if (s.wide) {
+      load_labels<N, T>(s.targets, at, pack);
+    } else {
+      load_labels<N, In>(s.targets, at, pack);
+    }
+#pragma unroll
+    for (int k = 0; k < N; ++k) {
+      const T t = pack.label[k], weight = heatmap_power(t, s.heatmap_kind, s.heatmap_power);
+      pack.label[k] = t == T(1) ? T(1) : T(0);
+      pack.weight[k] = t == T(1) ? T(1) : weight;
+      pack.positive[k] = pack.negative[k] = T(1);
+    }
+    return pack;
+  }
+  int64_t row[N] = {};
+  int64_t column[N] = {};
   if (s.labels == kIndices || s.class_alpha || s.row_weight) {
     // 32-bit division where it does, several times faster.
-    row = s.n <= 0x7fffffff ? static_cast<uint32_t>(first) / static_cast<uint32_t>(s.classes) : first / s.classes;
-    column = first - row * s.classes;
+    int64_t r = s.n <= 0x7fffffff ? static_cast<uint32_t>(first) / static_cast<uint32_t>(s.classes) : first / s.classes;
+    int64_t c = first - r * s.classes;
+#pragma unroll
+    for (int k = 0; k < N; ++k) {
+      row[k] = r, column[k] = c;
+      if (first + k + 1 < s.n && ++c == s.classes) ++r, c = 0;
+    }
+  }
+  if (s.labels == kFloatLabels) {
+    if (s.wide) {
+      load_labels<N, T>(s.targets, at, pack);
+    } else {
+      load_labels<N, In>(s.targets, at, pack);
+    }
+  } else if (s.labels == kBoolLabels) {
+    load_labels<N, bool>(s.targets, at, pack);
+  } else {
+    const int64_t* targets = static_cast<const int64_t*>(s.targets);
+#pragma unroll
+    for (int k = 0; k < N; ++k) {
+      const int64_t target = targets[s.labels == kIndices ? row[k] : at[k]];
+      pack.label[k] = (s.labels == kIndices ? target == column[k] : target != 0) ? T(1) : T(0);
+      pack.kept[k] = !(s.ignores && target == s.ignore_index);
+    }
   }
 #pragma unroll
   for (int k = 0; k < N; ++k) {
-    if (first + k < s.n) body(k, first + k, focal_element<In>(s, first + k, row, column));
-    if (++column == s.classes) ++row, column = 0;
+    const T a = s.class_alpha ? s.class_alpha[column[k]] : s.alpha;
+    pack.positive[k] = a < T(0) ? T(1) : a;
+    pack.negative[k] = a < T(0) ? T(1) : T(1) - a;
+    if (s.weight) pack.weight[k] = s.weight[s.row_weight ? row[k] : at[k]];
   }
+  return pack;
 }
 
 template <int N, typename In>
@@ -96,22 +124,26 @@ __device__ __forceinline__ void store_values(In* to, int64_t first, int64_t n, c
   }
 }
 
-// Either losses (per element) or partial (one sum per block) is null.
-template <int kind, typename In, typename T>
+// Either losses (per element) or partial (one sum per block) is null. kind is kPowerTwo or kPowerAny, which serves the
+// other exponents too.
+template <int kind, bool heatmap, typename In, typename T>
 __global__ void __launch_bounds__(kFocalThreads) sigmoid_focal_kernel(const In* __restrict__ x, FocalSource<T> source,
     Power<T> gamma, In* __restrict__ losses, double* __restrict__ partial) {
   constexpr int N = 16 / sizeof(In);
   double sum = 0;
   for (int64_t first = N * grid_index(); first < source.n; first += N * grid_stride()) {
     const Pack<In, N> logits = load_logits<N>(x, first, source.n);
+    const FocalPack<N, T> e = load_focal<heatmap, N, In>(source, first);
     Pack<In, N> out;
     T part = T(0);
-    for_pack<N, In>(source, first, [&](int k, int64_t, const FocalElement<T>& e) {
-      const T loss = e.weight * sigmoid_focal<kind>(static_cast<T>(logits.at[k]), e.t, e.positive, e.negative, gamma);
-      const T kept = e.kept ? loss : T(0);
+#pragma unroll
+    for (int k = 0; k < N; ++k) {
+      const T loss = e.weight[k] *
+                     sigmoid_focal<kind>(static_cast<T>(logits.at[k]), e.label[k], e.positive[k], e.negative[k], gamma);
+      const T kept = e.kept[k] ? loss : T(0);
       out.at[k] = static_cast<In>(kept);
-      part += kept;
-    });
+      part += first + k < source.n ? kept : T(0);
+    }
     if (losses) store_values<N>(losses, first, source.n, out);
     sum += static_cast<double>(part);
   }
@@ -121,20 +153,22 @@ __global__ void __launch_bounds__(kFocalThreads) sigmoid_focal_kernel(const In* 
 }
 
 // grad_step is 0 when one value stands for all; the gradient has the dtype of the logits, or is wide.
-template <int kind, typename In, typename T>
+template <int kind, bool heatmap, typename In, typename T>
 __global__ void __launch_bounds__(kFocalThreads) sigmoid_focal_backward_kernel(const void* __restrict__ grad, bool wide,
     int64_t grad_step, const In* __restrict__ x, FocalSource<T> source, Power<T> gamma, T most, In* __restrict__ out) {
   constexpr int N = 16 / sizeof(In);
   for (int64_t first = N * grid_index(); first < source.n; first += N * grid_stride()) {
     const Pack<In, N> logits = load_logits<N>(x, first, source.n);
+    const FocalPack<N, T> e = load_focal<heatmap, N, In>(source, first);
     Pack<In, N> gradients;
-    for_pack<N, In>(source, first, [&](int k, int64_t i, const FocalElement<T>& e) {
-      const T g = wide ? static_cast<const T*>(grad)[i * grad_step]
-                       : static_cast<T>(static_cast<const In*>(grad)[i * grad_step]);
+#pragma unroll
+    for (int k = 0; k < N; ++k) {
+      const int64_t at = first + k < source.n ? (first + k) * grad_step : 0;
+      const T g = wide ? static_cast<const T*>(grad)[at] : static_cast<T>(static_cast<const In*>(grad)[at]);
       const T slope =
-          g * e.weight * sigmoid_focal_slope<kind>(static_cast<T>(logits.at[k]), e.t, e.positive, e.negative, gamma);
-      gradients.at[k] = static_cast<In>(saturated(e.kept ? slope : T(0), most));
-    });
+          sigmoid_focal_slope<kind>(static_cast<T>(logits.at[k]), e.label[k], e.positive[k], e.negative[k], gamma);
+      gradients.at[k] = static_cast<In>(saturated(e.kept[k] ? g * e.weight[k] * slope : T(0), most));
+    }
     store_values<N>(out, first, source.n, gradients);
   }
 }
@@ -149,28 +183,12 @@ __global__ void __launch_bounds__(kFocalThreads)
 }
 
 template <typename T>
-__device__ __forceinline__ T softmax_loss(int kind, const SoftmaxParts<T>& parts, T alpha, Power<T> gamma) {
-  return kind == kPowerZero  ? softmax_focal<kPowerZero>(parts, alpha, gamma)
-         : kind == kPowerOne ? softmax_focal<kPowerOne>(parts, alpha, gamma)
-         : kind == kPowerTwo ? softmax_focal<kPowerTwo>(parts, alpha, gamma)
-                             : softmax_focal<kPowerAny>(parts, alpha, gamma);
-}
-template <typename T>
-__device__ __forceinline__ T softmax_slope(int kind, const SoftmaxParts<T>& parts, T alpha, Power<T> gamma) {
-  return kind == kPowerZero  ? softmax_focal_slope<kPowerZero>(parts, alpha, gamma)
-         : kind == kPowerOne ? softmax_focal_slope<kPowerOne>(parts, alpha, gamma)
-         : kind == kPowerTwo ? softmax_focal_slope<kPowerTwo>(parts, alpha, gamma)
-                             : softmax_focal_slope<kPowerAny>(parts, alpha, gamma);
-}
-
-template <typename T>
 struct SoftmaxSource {
   const int64_t* targets;
   int64_t positions, classes, inner;
   const T* class_alpha;
   T alpha;
   int64_t ignore_index;
-  int kind;
   Power<T> gamma;
 
   // NaN for a target out of range: loud without a wait for the device.
@@ -212,7 +230,7 @@ __global__ void __launch_bounds__(kFocalThreads) softmax_focal_kernel(
   for (int64_t i = grid_index() / Lanes; i < source.positions; i += grid_stride() / Lanes) {
     const SoftmaxPosition<Lanes, In, T> position(x, source, i);
     const T alpha = source.alpha_of(position.target);
-    const T loss = softmax_loss(source.kind, position.parts, alpha, source.gamma);
+    const T loss = softmax_focal<kPowerAny>(position.parts, alpha, source.gamma);
     const T kept = position.target == source.ignore_index ? T(0) : loss;
     if (Lanes == 1 || lane() == 0) {
       if (losses) losses[i] = static_cast<In>(kept);
@@ -232,7 +250,7 @@ __global__ void __launch_bounds__(kFocalThreads) softmax_focal_backward_kernel(c
     const T g =
         wide ? static_cast<const T*>(grad)[i * grad_step] : static_cast<T>(static_cast<const In*>(grad)[i * grad_step]);
     const T alpha = source.alpha_of(position.target);
-    const T slope = g * softmax_slope(source.kind, position.parts, alpha, source.gamma) /
+    const T slope = g * softmax_focal_slope<kPowerAny>(position.parts, alpha, source.gamma) /
                     (position.parts.own + position.parts.others);
     const bool kept = position.target != source.ignore_index;
     In* to = out + (position.x - x);

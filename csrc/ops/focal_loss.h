@@ -60,7 +60,8 @@ HOST_DEVICE T power_of(T m, Power<T> power) {
   constexpr T tiny = sizeof(T) == 8 ? T(2.2250738585072014e-308) : T(1.17549435e-38);
   const T size = m < T(0) ? -m : m;
   const T value = exp_lane(power.exponent * log_lane(size < tiny ? tiny : size));
-  const T positive = size < tiny ? T(0) : value, negative = value * power.of_negative;
+  const T limit = power.exponent == T(0) ? T(1) : T(0);
+  const T positive = size < tiny ? limit : value, negative = value * power.of_negative;
   const T known = m <= -tiny ? negative : positive;
   return m == m ? known : m;
 }

@@ -189,7 +189,10 @@ class SigmoidFocalLoss(nn.Module):
     ) -> None:
         super().__init__()
         _check(reduction, gamma)
-        _set_alpha(self, alpha)
+        if isinstance(alpha, Tensor):
+            self.register_buffer("alpha", alpha)
+        else:
+            self.alpha = alpha
         self.gamma, self.reduction, self.ignore_index = gamma, reduction, ignore_index
 
     alpha: float | Tensor
@@ -216,7 +219,10 @@ class SoftmaxFocalLoss(nn.Module):
     ) -> None:
         super().__init__()
         _check(reduction, gamma)
-        _set_alpha(self, alpha)
+        if isinstance(alpha, Tensor):
+            self.register_buffer("alpha", alpha)
+        else:
+            self.alpha = alpha
         self.gamma, self.reduction, self.ignore_index = gamma, reduction, ignore_index
 
     alpha: float | Tensor | None
@@ -243,13 +249,6 @@ class GaussianFocalLoss(nn.Module):
 
     def extra_repr(self) -> str:
         return f"alpha={self.alpha}, gamma={self.gamma}, reduction={self.reduction!r}"
-
-
-def _set_alpha(module: nn.Module, alpha: float | Tensor | None) -> None:
-    if isinstance(alpha, Tensor):
-        module.register_buffer("alpha", alpha)
-    else:
-        module.alpha = alpha
 
 
 def _check(reduction: str, gamma: float) -> None:
