@@ -140,6 +140,9 @@ def op_cases() -> dict[str, Callable[[], object]]:
     batch = (boxes.expand(4, n, 4).contiguous(), scores.expand(4, n).contiguous())
     call = torch.ops.cvops
     grad, matrix_grad = torch.ones(n), torch.ones(n, n)
+    logits, labels, rows = torch.randn(n, 80), torch.zeros(n, 80), torch.randn(n, 80, 1)
+    classes, total = torch.randint(0, 80, (n,)), torch.ones(())
+    sigmoid, softmax = (None, None, 0.25, 2.0, None), (None, 1.0, 2.0, -100)
     maps, taps, geometry = torch.randn(2, 8, 14, 14), torch.randn(8, 1, 3, 3), ([1, 1], [1, 1, 1, 1], [1, 1])
     deformed, kernels, offsets = torch.randn(2, 8, 14, 14), torch.randn(8, 8, 3, 3), torch.randn(2, 18, 14, 14)
     once, deform = ([1, 1], [1, 1], [1, 1], 1, 1), call.deform_conv2d_backward
@@ -148,6 +151,16 @@ def op_cases() -> dict[str, Callable[[], object]]:
         "box_iou_backward": lambda: call.box_iou_backward(matrix_grad, boxes, others, 1, 0.0),
         "iou_loss, any metric": lambda: call.iou_loss(boxes, others, 1, 1e-7),
         "iou_loss_backward": lambda: call.iou_loss_backward(grad, boxes, others, 1, 1e-7),
+        "sigmoid_focal_loss": lambda: call.sigmoid_focal_loss(logits, labels, *sigmoid, False),
+        "sigmoid_focal_loss, sum": lambda: call.sigmoid_focal_loss(logits, classes, *sigmoid, True),
+        "sigmoid_focal_loss_backward": lambda: call.sigmoid_focal_loss_backward(total, logits, labels, *sigmoid),
+        "gaussian_focal_loss, sum": lambda: call.gaussian_focal_loss(logits, labels, 2.0, 4.0, True),
+        "gaussian_focal_loss_backward": lambda: call.gaussian_focal_loss_backward(total, logits, labels, 2.0, 4.0),
+        "softmax_focal_loss, sum": lambda: call.softmax_focal_loss(rows, classes[:, None], *softmax, True),
+        "softmax_focal_loss_backward": lambda: call.softmax_focal_loss_backward(
+            total, rows, classes[:, None], *softmax
+        ),
+        "match_boxes": lambda: ops.match_boxes(boxes, others, 0.4, 0.5, allow_low_quality=True),
         "nms": lambda: ops.nms(boxes, scores, 0.5),
         "batched_nms": lambda: ops.batched_nms(boxes, scores, idxs, 0.5),
         "nms_padded": lambda: ops.nms_padded(boxes, scores, 0.5, 100),

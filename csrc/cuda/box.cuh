@@ -1,6 +1,5 @@
-// Boxes on the device: loading one from a tensor of any dtype, the per-box terms of a metric, and the choice of
-// a metric at launch. Geometry is in
-// ops/box_geometry.h.
+// Boxes on the device: loading one from a tensor of any dtype, the per-box terms of a metric, overlap where a
+// comparison decides, and the choice of a metric at launch. Geometry is in ops/box_geometry.h.
 #pragma once
 
 #include "cuda/device.cuh"
@@ -52,6 +51,37 @@ template <typename T>
 struct BoxAndTerms {
   Box<T> box;
   BoxTerms<T> terms;
+};
+
+// The decisive arithmetic, rounded once per operation like the CPU's, whatever the compiler may contract.
+template <typename T>
+__device__ __forceinline__ T exact_area(const Box<T>& box) {
+  return mul_rn(sub_rn(box.x2, box.x1), sub_rn(box.y2, box.y1));
+}
+
+template <typename T>
+struct BoxAndArea {
+  Box<T> box;
+  T area;
+};
+
+template <typename T>
+struct ExactOverlap {
+  T overlap, joined;  // areas of intersection and union
+
+  __device__ __forceinline__ ExactOverlap(const BoxAndArea<T>& a, const BoxAndArea<T>& b) {
+    const T width = larger(sub_rn(smaller(a.box.x2, b.box.x2), larger(a.box.x1, b.box.x1)), T(0));
+    const T height = larger(sub_rn(smaller(a.box.y2, b.box.y2), larger(a.box.y1, b.box.y1)), T(0));
+    overlap = mul_rn(width, height);
+    joined = sub_rn(add_rn(a.area, b.area), overlap);
+  }
+
+  __device__ __forceinline__ T iou() const { return div_rn(overlap, joined == T(0) ? T(1) : joined); }
+
+  // iou > threshold. The division is left to pairs that a test without it, erring on the safe side, lets through.
+  __device__ __forceinline__ bool exceeds(T threshold, T safe) const {
+    return overlap > T(0) && overlap >= safe * joined && div_rn(overlap, joined) > threshold;
+  }
 };
 
 // On the host: calls with_metric.template operator()<metric>().

@@ -3,6 +3,14 @@
 from cvops.ops.box_iou import box_area, box_convert, box_iou, complete_box_iou, distance_box_iou, generalized_box_iou
 from cvops.ops.deform_conv2d import DeformConv2d, deform_conv2d
 from cvops.ops.depthwise_conv2d import DepthwiseConv2d, depthwise_conv2d
+from cvops.ops.focal_loss import (
+    GaussianFocalLoss,
+    SigmoidFocalLoss,
+    SoftmaxFocalLoss,
+    gaussian_focal_loss,
+    sigmoid_focal_loss,
+    softmax_focal_loss,
+)
 from cvops.ops.iou_loss import (
     CompleteBoxIoULoss,
     DistanceBoxIoULoss,
@@ -14,6 +22,7 @@ from cvops.ops.iou_loss import (
     giou_loss,
     iou_loss,
 )
+from cvops.ops.match_boxes import match_boxes
 from cvops.ops.nms import batched_nms, batched_nms_padded, matrix_nms, multiclass_nms, nms, nms_padded, soft_nms
 
 __all__ = [
@@ -21,8 +30,11 @@ __all__ = [
     "DeformConv2d",
     "DepthwiseConv2d",
     "DistanceBoxIoULoss",
+    "GaussianFocalLoss",
     "GeneralizedBoxIoULoss",
     "IoULoss",
+    "SigmoidFocalLoss",
+    "SoftmaxFocalLoss",
     "batched_nms",
     "batched_nms_padded",
     "box_area",
@@ -34,13 +46,17 @@ __all__ = [
     "depthwise_conv2d",
     "distance_box_iou",
     "distance_box_iou_loss",
+    "gaussian_focal_loss",
     "generalized_box_iou",
     "generalized_box_iou_loss",
     "giou_loss",
     "iou_loss",
+    "match_boxes",
     "matrix_nms",
     "multiclass_nms",
     "nms",
     "nms_padded",
+    "sigmoid_focal_loss",
     "soft_nms",
+    "softmax_focal_loss",
 ]
