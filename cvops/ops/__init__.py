@@ -2,6 +2,15 @@
 
 from cvops.ops.box_iou import box_area, box_convert, box_iou, complete_box_iou, distance_box_iou, generalized_box_iou
 from cvops.ops.depthwise_conv2d import DepthwiseConv2d, depthwise_conv2d
+from cvops.ops.drop_block import DropBlock2d, DropBlock3d, drop_block2d, drop_block3d
+from cvops.ops.drop_path import (
+    DropChannel,
+    DropPath,
+    ScheduledDropPath,
+    drop_channel,
+    drop_path,
+    scheduled_drop_path,
+)
 from cvops.ops.iou_loss import (
     CompleteBoxIoULoss,
     DistanceBoxIoULoss,
@@ -19,8 +28,13 @@ __all__ = [
     "CompleteBoxIoULoss",
     "DepthwiseConv2d",
     "DistanceBoxIoULoss",
+    "DropBlock2d",
+    "DropBlock3d",
+    "DropChannel",
+    "DropPath",
     "GeneralizedBoxIoULoss",
     "IoULoss",
+    "ScheduledDropPath",
     "batched_nms",
     "batched_nms_padded",
     "box_area",
@@ -31,6 +45,10 @@ __all__ = [
     "depthwise_conv2d",
     "distance_box_iou",
     "distance_box_iou_loss",
+    "drop_block2d",
+    "drop_block3d",
+    "drop_channel",
+    "drop_path",
     "generalized_box_iou",
     "generalized_box_iou_loss",
     "giou_loss",
@@ -39,5 +57,6 @@ __all__ = [
     "multiclass_nms",
     "nms",
     "nms_padded",
+    "scheduled_drop_path",
     "soft_nms",
 ]
