@@ -75,9 +75,7 @@ Tensor drop_block_cpu(const Tensor& input_in, const Tensor& mask, const Tensor& 
 }
 
 void drop_block_in_place_cpu(const Tensor& input, const Tensor& mask, const Tensor& kept, double eps) {
-  check_drop_block(input, mask, kept, eps);
-  CVOPS_CHECK(input.is_contiguous() || is_channels_last(input),
-      "drop_block_: input must be contiguous or channels_last to be written in place, got ", shape_of(input));
+  check_drop_block_in_place(input, mask, kept, eps);
   apply(input, mask, kept, eps, input);
 }
 

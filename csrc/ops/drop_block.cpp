@@ -3,6 +3,8 @@
 #include "ops/drop_block.h"
 
 #include <algorithm>
+
+#include "ops/memory_format.h"
 namespace cvops {
 namespace {
 
@@ -88,6 +90,12 @@ void check_drop_block(const Tensor& input, const Tensor& mask, const Tensor& kep
   CVOPS_CHECK(mask.device() == input.device() && kept.device() == input.device(),
       "drop_block: mask and kept must be on the device of input");
   CVOPS_CHECK(eps >= 0, "drop_block: eps must be >= 0, got ", eps);
+}
+
+void check_drop_block_in_place(const Tensor& input, const Tensor& mask, const Tensor& kept, double eps) {
+  check_drop_block(input, mask, kept, eps);
+  CVOPS_CHECK(input.is_contiguous() || is_channels_last(input),
+      "drop_block_: input must be contiguous or channels_last to be written in place, got ", shape_of(input));
 }
 
 }  // namespace cvops

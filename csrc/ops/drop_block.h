@@ -25,6 +25,7 @@ struct DropBlockPlan {
 CVOPS_API DropBlockPlan check_drop_block_mask(
     const Tensor& input, const Tensor& seed, const std::vector<int64_t>& block, double p);
 CVOPS_API void check_drop_block(const Tensor& input, const Tensor& mask, const Tensor& kept, double eps);
+CVOPS_API void check_drop_block_in_place(const Tensor& input, const Tensor& mask, const Tensor& kept, double eps);
 CVOPS_API void check_seed(const char* op, const Tensor& seed, const Tensor& input);
 
 }  // namespace cvops
