@@ -48,7 +48,7 @@ def example_by_example(op: Callable[..., Any]) -> Callable[..., Any]:
 
     def rule(info: Any, in_dims: Sequence[int | None], *args: Any) -> Any:
         def example(i: int) -> list[Any]:
-            return [a if dim is None else a.select(dim, i) for a, dim in zip(args, in_dims, strict=True)]
+            return [a.select(dim, i) if isinstance(dim, int) else a for a, dim in zip(args, in_dims, strict=True)]
 
         results = [op(*example(i)) for i in range(info.batch_size)]
         if isinstance(results[0], Tensor):
