@@ -49,50 +49,46 @@ inline void philox16(uint64_t seed, uint64_t first, uint32_t stream, uint32_t (&
   }
 }
 
-// Bit i: lane i of v equals `bound`, or is below it. Lanes are less than 2^16.
-struct LaneBits {
+// Bits 2 j and 2 j + 1: the low and the high half of words[j] are below `bound`, or equal to it.
+struct HalfBits {
   uint32_t below, equal;
 };
-template <int lanes>
-inline LaneBits compare_lanes(Vec<uint32_t, lanes> v, uint32_t bound) {
+inline HalfBits compare_halves(const uint32_t (&words)[16], uint32_t bound) {
+  HalfBits bits{};
 #if CVOPS_VECTOR_BYTES == 64
-  const __m512i b = _mm512_set1_epi32(static_cast<int>(bound));
-  return {_mm512_cmplt_epu32_mask((__m512i)v, b), _mm512_cmpeq_epu32_mask((__m512i)v, b)};
+  const __m512i v = _mm512_loadu_si512(words), b = _mm512_set1_epi16(static_cast<int16_t>(bound));
+  bits.below = _mm512_cmplt_epu16_mask(v, b), bits.equal = _mm512_cmpeq_epu16_mask(v, b);
 #elif CVOPS_VECTOR_BYTES == 32
-  const __m256i b = _mm256_set1_epi32(static_cast<int>(bound));
-  const auto bits = [](__m256i m) { return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(m))); };
-  return {bits(_mm256_cmpgt_epi32(b, (__m256i)v)), bits(_mm256_cmpeq_epi32((__m256i)v, b))};
-#elif defined(__x86_64__)
-  const __m128i b = _mm_set1_epi32(static_cast<int>(bound));
-  const auto bits = [](__m128i m) { return static_cast<uint32_t>(_mm_movemask_ps(_mm_castsi128_ps(m))); };
-  return {bits(_mm_cmpgt_epi32(b, (__m128i)v)), bits(_mm_cmpeq_epi32((__m128i)v, b))};
+  // Signed comparison, so both sides are shifted by 2^15; packing leaves the quarters in the order 0, 2, 1, 3.
+  const __m256i sign = _mm256_set1_epi16(INT16_MIN), b = _mm256_set1_epi16(static_cast<int16_t>(bound ^ 0x8000u));
+  const __m256i v0 = _mm256_xor_si256(_mm256_loadu_si256((const __m256i*)words), sign);
+  const __m256i v1 = _mm256_xor_si256(_mm256_loadu_si256((const __m256i*)(words + 8)), sign);
+  const auto collect = [](__m256i low, __m256i high) {
+    return static_cast<uint32_t>(_mm256_movemask_epi8(_mm256_permute4x64_epi64(_mm256_packs_epi16(low, high), 0xd8)));
+  };
+  bits.below = collect(_mm256_cmpgt_epi16(b, v0), _mm256_cmpgt_epi16(b, v1));
+  bits.equal = collect(_mm256_cmpeq_epi16(b, v0), _mm256_cmpeq_epi16(b, v1));
 #else
-  LaneBits bits{};
-  for (int i = 0; i < lanes; ++i) bits.below |= uint32_t(v[i] < bound) << i, bits.equal |= uint32_t(v[i] == bound) << i;
-  return bits;
+  for (int j = 0; j < 16; ++j) {
+    const uint32_t low = words[j] & 0xffffu, high = words[j] >> 16;
+    bits.below |= uint32_t{low < bound} << (2 * j) | uint32_t{high < bound} << (2 * j + 1);
+    bits.equal |= uint32_t{low == bound} << (2 * j) | uint32_t{high == bound} << (2 * j + 1);
+  }
 #endif
+  return bits;
 }
 
 // Seeds of groups begin .. end - 1, two words each.
 inline void draw_seeds(uint64_t seed, Chance gamma, int64_t begin, int64_t end, uint64_t* seeds) {
-  constexpr int lanes = full_lanes<uint32_t>;
   const uint32_t bound = static_cast<uint32_t>(gamma.most >> 48);
   for (int64_t group = begin; group < end; ++group) {
     uint32_t words[4][16];
     philox16(seed, static_cast<uint64_t>(group) * 16, kSeedStream, words);
-    uint64_t below[2] = {}, equal[2] = {};
-    for (int w = 0; w < 4; ++w) {
-      for (int i = 0; i < 16; i += lanes) {
-        const auto v = load<uint32_t, lanes>(&words[w][i]);
-        const LaneBits low = compare_lanes<lanes>(v & 0xffffu, bound), high = compare_lanes<lanes>(v >> 16, bound);
-        const int at = w % 2 * 32 + i;
-        below[w / 2] |= static_cast<uint64_t>(low.below) << at | static_cast<uint64_t>(high.below) << (at + 16);
-        equal[w / 2] |= static_cast<uint64_t>(low.equal) << at | static_cast<uint64_t>(high.equal) << (at + 16);
-      }
-    }
     for (int half = 0; half < 2; ++half) {
-      uint64_t seeded = below[half];
-      for (uint64_t ties = equal[half]; ties != 0; ties &= ties - 1) {
+      const HalfBits low = compare_halves(words[2 * half], bound), high = compare_halves(words[2 * half + 1], bound);
+      uint64_t seeded = low.below | static_cast<uint64_t>(high.below) << 32;
+      uint64_t ties = low.equal | static_cast<uint64_t>(high.equal) << 32;
+      for (; ties != 0; ties &= ties - 1) {
         const int bit = __builtin_ctzll(ties);
         if (tie_is_seed(seed, group * kSeedGroup + half * 64 + bit, gamma)) seeded |= uint64_t{1} << bit;
       }
@@ -101,39 +97,80 @@ inline void draw_seeds(uint64_t seed, Chance gamma, int64_t begin, int64_t end, 
   }
 }
 
+// The mask, written from some word on: bits are appended, ones counted.
+struct MaskWriter {
+  uint64_t* next;
+  int64_t count;
+  uint64_t word;
+  int filled;
+
+  inline void append(uint64_t bits, int64_t run) {
+    word |= bits << filled;
+    filled += static_cast<int>(run);
+    if (filled < 64) return;
+    filled -= 64;
+    *next++ = word, count += __builtin_popcountll(word);
+    word = filled == 0 ? 0 : bits >> (run - filled);
+  }
+};
+
+// Rows of at most 64 elements in a plane without depth, the common case: rows y .. y + rows - 1 at once. Row t of
+// `lines` starts as the seeds of row y - block_h + 1 + t; windows of rows and then of columns double until they have
+// the size of the block.
+constexpr int64_t kLines = 512;
+inline void append_rows(
+    const DropBlockShape& s, const uint64_t* seeds, int64_t plane, int64_t y, int64_t rows, MaskWriter& out) {
+  uint64_t lines[kLines];
+  const int64_t total = rows + s.block_h - 1, first = y - s.block_h + 1;
+  const uint64_t in_region = first_bits(s.seed_w), in_row = first_bits(s.w);
+  int64_t t = 0;
+  for (; t < total && first + t < 0; ++t) lines[t] = 0;
+  int64_t at = (plane * s.seed_h + first + t) * s.seed_w + 64 * kSeedGuard;
+  for (; t < total && first + t < s.seed_h; ++t, at += s.seed_w) lines[t] = bits_from(seeds, at) & in_region;
+  for (; t < total; ++t) lines[t] = 0;
+  for (int64_t reach = 1; reach < s.block_h;) {
+    const int64_t step = reach < s.block_h - reach ? reach : s.block_h - reach;
+    reach += step;
+    const uint64_t* ahead = lines + step;
+#pragma GCC ivdep
+    for (int64_t i = 0; i < rows + s.block_h - reach; ++i) lines[i] |= ahead[i];
+  }
+  for (int64_t reach = 1; reach < s.block_w;) {
+    const int64_t step = reach < s.block_w - reach ? reach : s.block_w - reach;
+    reach += step;
+    for (int64_t i = 0; i < rows; ++i) lines[i] |= lines[i] << step;
+  }
+  for (int64_t i = 0; i < rows; ++i) out.append(~lines[i] & in_row, s.w);
+}
+
 // Words begin .. end - 1 of the mask: ones where kept, zeros past the last element. *kept is their number of ones.
 inline void kept_words(
     const DropBlockShape& s, const uint64_t* seeds, int64_t begin, int64_t end, uint64_t* mask, int64_t* kept) {
   const int64_t numel = s.numel();
-  int64_t element = 64 * begin, count = 0;
+  const int64_t first = 64 * begin, last = 64 * end < numel ? 64 * end : numel;
+  MaskWriter out{mask + begin, 0, 0, 0};
   RowCursor at{};
-  if (element < numel) at = RowCursor::at(s, element);
-  uint64_t word = 0;
-  int filled = 0;
-  int64_t next = begin;
-  const auto emit = [&](uint64_t full) {
-    mask[next++] = full;
-    count += __builtin_popcountll(full);
-  };
-  const int64_t last = 64 * end < numel ? 64 * end : numel;
-  while (element < last) {
+  if (first < last) at = RowCursor::at(s, first);
+  const bool in_lines = s.w <= 64 && s.d == 1 && s.h + s.block_h <= kLines;
+  for (int64_t element = first; element < last;) {
+    const int64_t rows = in_lines && at.x == 0 ? (last - element) / s.w : 0;
+    if (rows > 0) {
+      const int64_t of_plane = rows < s.h - at.y ? rows : s.h - at.y;
+      append_rows(s, seeds, at.plane, at.y, of_plane, out);
+      element += of_plane * s.w;
+      at.y += of_plane - 1;
+      at.advance(s, s.w);
+      continue;
+    }
     int64_t run = s.w - at.x < 64 ? s.w - at.x : 64;
     if (run > last - element) run = last - element;
-    const uint64_t bits = ~dropped_run(s, seeds, at.plane, at.z, at.y, at.x) & first_bits(run);
-    word |= bits << filled;
-    if (filled + run >= 64) {
-      emit(word);
-      word = filled == 0 ? 0 : bits >> (64 - filled);
-      filled += static_cast<int>(run) - 64;
-    } else {
-      filled += static_cast<int>(run);
-    }
+    out.append(~dropped_run(s, seeds, at.plane, at.z, at.y, at.x) & first_bits(run), run);
     element += run;
     at.advance(s, run);
   }
-  if (filled > 0) emit(word);
-  while (next < end) emit(0);
-  *kept = count;
+  if (out.filled > 0) out.append(0, 64 - out.filled);
+  while (out.next < mask + end) *out.next++ = 0;
+  *kept = out.count;
 }
 
 // v where the lanes' bits are set, 0 elsewhere, whatever v holds there.

@@ -10,8 +10,16 @@ namespace cvops::cuda {
 constexpr int kDropBlockThreads = 256;
 constexpr int kGroupsPerWarp = 2;  // a counter per lane, 16 counters per group
 
-// One counter per thread, eight seeds each. A ballot over the warp collects one 16-bit piece of all counters: the seeds
-// 16 k .. 16 k + 15 of two groups, which is why seeds are numbered as they are.
+// Bit i of a 16-bit number to bit 2 i.
+__device__ __forceinline__ uint32_t spread(uint32_t bits) {
+  bits = (bits | bits << 8) & 0x00ff00ffu;
+  bits = (bits | bits << 4) & 0x0f0f0f0fu;
+  bits = (bits | bits << 2) & 0x33333333u;
+  return (bits | bits << 1) & 0x55555555u;
+}
+
+// One counter per thread, eight seeds each. A ballot over the warp collects one half of one word of all its counters:
+// every second of 32 seeds in a row, of two groups.
 __global__ void __launch_bounds__(kDropBlockThreads)
     draw_seeds_kernel(const int64_t* __restrict__ seed_at, Chance gamma, int64_t groups, uint32_t* __restrict__ seeds) {
   const uint64_t seed = static_cast<uint64_t>(*seed_at);
@@ -19,17 +27,18 @@ __global__ void __launch_bounds__(kDropBlockThreads)
   const int64_t warps = (groups + kGroupsPerWarp - 1) / kGroupsPerWarp;
   for (int64_t w = grid_index() / kWarp; w < warps; w += grid_stride() / kWarp) {
     const PhiloxWords words = philox(seed, static_cast<uint64_t>(w * kWarp + lane()), kSeedStream);
+    const int64_t first = w * kGroupsPerWarp * kSeedGroup + lane() / 16 * kSeedGroup + lane() % 16 * 2;
     uint32_t mine = 0;  // lane 4 g + i collects the i-th 32 bits of group g of the warp
 #pragma unroll
-    for (int k = 0; k < 8; ++k) {
-      const uint32_t piece = words.at[k / 2] >> (k % 2 * 16) & 0xffffu;
-      bool is_seed = piece < bound;
-      if (piece == bound) {
-        const int64_t group = w * kGroupsPerWarp + lane() / 16;
-        is_seed = tie_is_seed(seed, group * kSeedGroup + k * 16 + lane() % 16, gamma);
+    for (int i = 0; i < 4; ++i) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const uint32_t piece = words.at[i] >> (16 * half) & 0xffffu;
+        bool is_seed = piece < bound;
+        if (piece == bound) is_seed = tie_is_seed(seed, first + 32 * i + half, gamma);
+        const uint32_t all = __ballot_sync(kAllLanes, is_seed);
+        if (lane() % 4 == i) mine |= spread(lane() < 4 ? all & 0xffffu : all >> 16) << half;
       }
-      const uint32_t all = __ballot_sync(kAllLanes, is_seed);
-      if (lane() % 4 == k / 2) mine |= (lane() < 4 ? all & 0xffffu : all >> 16) << (k % 2 * 16);
     }
     if (lane() < 8 && w * kGroupsPerWarp + lane() / 4 < groups) seeds[w * 8 + lane()] = mine;
   }

@@ -24,9 +24,10 @@ struct DropBlockShape {
 // Words (of 64 bits) of the seed stream: guards on both sides, because a window of columns may start before its row
 // and end after it.
 constexpr int64_t kSeedGuard = 2;
-// Seeds are drawn in groups of 128 by 16 counters. Seed 128 g + 16 k + j has the k-th 16-bit piece (low half first) of
-// the four words of counter 16 g + j in stream 0 as its first 16 bits; its other 48 are drawn, from the counter of its
-// own number in stream 1, only if the first ones do not decide, once in 65,536.
+// Seeds are drawn in groups of 128 by 16 counters. Seed 128 g + 32 w + 2 j + h has half h (0 is the low one) of word w
+// of counter 16 g + j in stream 0 as its first 16 bits, so 16 counters side by side are 32 seeds in a row. The other 48
+// bits are drawn, from the counter of the seed's own number in stream 1, only if the first ones do not decide: once in
+// 65,536.
 constexpr int64_t kSeedGroup = 128;
 constexpr uint32_t kSeedStream = 0, kTieStream = 1;
 

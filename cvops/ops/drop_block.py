@@ -228,9 +228,8 @@ def reference_drop_block_mask(size: Sequence[int], block: Sequence[int], p: floa
     region = [n - b + 1 for b, n in zip(block, spatial, strict=True)]
     most = reference_chance(reference_drop_block_gamma(spatial, block, p))
     index = torch.arange(planes * torch.Size(region).numel())
-    piece = index % 128 // 16
-    words = torch.stack(reference_philox(seed, index // 128 * 16 + index % 16, 0))
-    first = words.gather(0, (piece // 2)[None])[0] >> piece % 2 * 16 & 0xFFFF
+    words = torch.stack(reference_philox(seed, index // 128 * 16 + index % 32 // 2, 0))
+    first = words.gather(0, (index % 128 // 32)[None])[0] >> index % 2 * 16 & 0xFFFF
     tie = reference_philox(seed, index, 1)
     rest = (tie[1] & 0xFFFF) << 32 | tie[0]
     seeds = (first < most >> 48) | ((first == most >> 48) & (rest <= (most & 2**48 - 1)))

@@ -355,7 +355,7 @@ def test_vmap_randomness():
     assert torch.equal(same[0], same[1])
     for example in (*different, same[0]):  # every example has a normaliser of its own
         kept = example != 0
-        torch.testing.assert_close(example[kept].unique(), torch.tensor([192 / (1e-6 + int(kept.sum()))]))
+        torch.testing.assert_close(example[kept].unique(), torch.tensor([384 / (1e-6 + int(kept.sum()))]))
     with pytest.raises(RuntimeError, match="randomness"):
         torch.func.vmap(sample)(x)
 
