@@ -140,7 +140,9 @@ def op_cases() -> dict[str, Callable[[], object]]:
     batch = (boxes.expand(4, n, 4).contiguous(), scores.expand(4, n).contiguous())
     call = torch.ops.cvops
     grad, matrix_grad = torch.ones(n), torch.ones(n, n)
+    seed = torch.tensor([1])
     maps, taps, geometry = torch.randn(2, 8, 14, 14), torch.randn(8, 1, 3, 3), ([1, 1], [1, 1, 1, 1], [1, 1])
+    mask, kept = call.drop_block_mask(maps, seed, [7, 7], 0.1)
     return {
         "box_iou, any metric": lambda: call.box_iou(boxes, others, 1, 0.0),
         "box_iou_backward": lambda: call.box_iou_backward(matrix_grad, boxes, others, 1, 0.0),
@@ -154,6 +156,9 @@ def op_cases() -> dict[str, Callable[[], object]]:
         "matrix_nms": lambda: ops.matrix_nms(boxes, scores),
         "depthwise_conv2d, any activation": lambda: call.depthwise_conv2d(maps, taps, None, *geometry, 1),
         "depthwise_conv2d_backward, all three": lambda: call.depthwise_conv2d_backward(maps, maps, taps, *geometry, 7),
+        "drop_block_mask": lambda: call.drop_block_mask(maps, seed, [7, 7], 0.1),
+        "drop_block, and its backward": lambda: call.drop_block(maps, mask, kept, 1e-6),
+        "drop_path, and its backward": lambda: call.drop_path(maps, seed, 1, 0.1, 1.0),
     }
 
 
