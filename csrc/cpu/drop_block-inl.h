@@ -97,6 +97,27 @@ inline void draw_seeds(uint64_t seed, Chance gamma, int64_t begin, int64_t end, 
   }
 }
 
+// The same where seeds are rare: a group is 128 words of the stream, of which there are `words`.
+inline void draw_rare_seeds(
+    uint64_t seed, const GapTable& gaps, int64_t begin, int64_t end, int64_t words, uint64_t* seeds) {
+  const uint32_t bound = static_cast<uint32_t>(gaps.at_least[64] >> 48);
+  for (int64_t group = begin; group < end; ++group) {
+    uint32_t pieces[4][16];
+    philox16(seed, static_cast<uint64_t>(group) * 16, kSeedStream, pieces);
+    for (int w = 0; w < 4; ++w) {
+      const int64_t first = group * kSeedGroup + 32 * w, count = words - first < 32 ? words - first : 32;
+      if (count <= 0) return;
+      for (int64_t i = 0; i < count; ++i) seeds[first + i] = 0;
+      uint32_t busy = ~compare_halves(pieces[w], bound).below & static_cast<uint32_t>(first_bits(count));
+      for (; busy != 0; busy &= busy - 1) {
+        const int i = __builtin_ctz(busy);
+        const uint32_t piece = pieces[w][i / 2] >> (16 * (i % 2)) & 0xffffu;
+        seeds[first + i] = seeds_by_gaps(seed, first + i, piece, gaps.at_least);
+      }
+    }
+  }
+}
+
 // The mask, written from some word on: bits are appended, ones counted.
 struct MaskWriter {
   uint64_t* next;

@@ -13,14 +13,13 @@
 namespace cvops {
 namespace {
 
-constexpr int64_t kGroupsPerTask = 256;
+constexpr int64_t kGroupsPerTask = 256, kRareGroupsPerTask = 8;
 constexpr int64_t kWordsPerTask = 512;
 
 std::tuple<Tensor, Tensor> drop_block_mask_cpu(
     const Tensor& input, const Tensor& seed_in, const std::vector<int64_t>& block, double p) {
-  const auto [shape_of_input, gamma] = check_drop_block_mask(input, seed_in, block, p);
-  const DropBlockShape shape = shape_of_input;
-  const Chance chance = gamma;
+  const DropBlockPlan plan = check_drop_block_mask(input, seed_in, block, p);
+  const DropBlockShape& shape = plan.shape;
   const int64_t words = mask_words(shape.numel()), groups = seed_groups(shape);
   Tensor mask = torch::stable::new_empty(seed_in, {words}), kept = torch::stable::new_empty(seed_in, {1});
   Tensor stream = torch::stable::new_empty(seed_in, {seed_words(shape)});
@@ -28,8 +27,17 @@ std::tuple<Tensor, Tensor> drop_block_mask_cpu(
   uint64_t* seeds = reinterpret_cast<uint64_t*>(stream.mutable_data_ptr<int64_t>());
   uint64_t* out = reinterpret_cast<uint64_t*>(mask.mutable_data_ptr<int64_t>());
   for (int64_t i = 0; i < kSeedGuard; ++i) seeds[i] = seeds[seed_words(shape) - 1 - i] = 0;
-  torch::stable::parallel_for(0, groups, kGroupsPerTask,
-      [&](int64_t begin, int64_t end) { CVOPS_CALL_ISA(draw_seeds, seed, chance, begin, end, seeds + kSeedGuard); });
+  if (plan.rare) {
+    const int64_t stream_words = groups * (kSeedGroup / 64);
+    torch::stable::parallel_for(
+        0, (stream_words + kSeedGroup - 1) / kSeedGroup, kRareGroupsPerTask, [&](int64_t begin, int64_t end) {
+          CVOPS_CALL_ISA(draw_rare_seeds, seed, plan.gaps, begin, end, stream_words, seeds + kSeedGuard);
+        });
+  } else {
+    torch::stable::parallel_for(0, groups, kGroupsPerTask, [&](int64_t begin, int64_t end) {
+      CVOPS_CALL_ISA(draw_seeds, seed, plan.gamma, begin, end, seeds + kSeedGuard);
+    });
+  }
   std::atomic<int64_t> total{0};
   torch::stable::parallel_for(0, words, kWordsPerTask, [&](int64_t begin, int64_t end) {
     int64_t count = 0;

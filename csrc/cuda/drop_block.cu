@@ -17,9 +17,15 @@ std::tuple<Tensor, Tensor> drop_block_mask_cuda(
   Tensor mask = torch::stable::new_empty(seed, {words}), kept = torch::stable::new_empty(seed, {1});
   Tensor seeds = torch::stable::new_empty(seed, {seed_words(plan.shape)});
   fill_bytes(kept.mutable_data_ptr(), 0, sizeof(int64_t), scope.stream());
-  CVOPS_LAUNCH(draw_seeds_kernel, blocks_for(groups * 16, kDropBlockThreads), kDropBlockThreads, 0, scope.stream(),
-      seed.const_data_ptr<int64_t>(), plan.gamma, groups,
-      reinterpret_cast<uint32_t*>(seeds.mutable_data_ptr<int64_t>() + kSeedGuard));
+  uint64_t* stream = reinterpret_cast<uint64_t*>(seeds.mutable_data_ptr<int64_t>()) + kSeedGuard;
+  if (plan.rare) {
+    const int64_t stream_words = groups * (kSeedGroup / 64);
+    CVOPS_LAUNCH(draw_rare_seeds_kernel, blocks_for(stream_words, kDropBlockThreads), kDropBlockThreads, 0,
+        scope.stream(), seed.const_data_ptr<int64_t>(), plan.gaps, stream_words, stream);
+  } else {
+    CVOPS_LAUNCH(draw_seeds_kernel, blocks_for(groups * 16, kDropBlockThreads), kDropBlockThreads, 0, scope.stream(),
+        seed.const_data_ptr<int64_t>(), plan.gamma, groups, reinterpret_cast<uint32_t*>(stream));
+  }
   CVOPS_LAUNCH(kept_words_kernel, blocks_for(words, kDropBlockThreads), kDropBlockThreads, 0, scope.stream(),
       plan.shape, reinterpret_cast<const uint64_t*>(seeds.const_data_ptr<int64_t>()), words,
       reinterpret_cast<uint64_t*>(mask.mutable_data_ptr<int64_t>()),

@@ -44,6 +44,25 @@ __global__ void __launch_bounds__(kDropBlockThreads)
   }
 }
 
+// The same where seeds are rare: one word of the stream per thread. Eight threads make the same counter, which is
+// cheaper than handing its pieces out: a word is 64 seeds.
+__global__ void __launch_bounds__(kDropBlockThreads) draw_rare_seeds_kernel(
+    const int64_t* __restrict__ seed_at, GapTable gaps, int64_t words, uint64_t* __restrict__ seeds) {
+  CVOPS_SHARED(uint64_t, at_least, 65);
+  for (int i = static_cast<int>(threadIdx.x); i < 65; i += kDropBlockThreads) at_least[i] = gaps.at_least[i];
+  __syncthreads();
+  const uint64_t seed = static_cast<uint64_t>(*seed_at);
+  const uint32_t bound = static_cast<uint32_t>(at_least[64] >> 48);
+  for (int64_t i = grid_index(); i < words; i += grid_stride()) {
+    const int64_t counter = i / kSeedGroup * 16 + i % 32 / 2;
+    const PhiloxWords drawn = philox(seed, static_cast<uint64_t>(counter), kSeedStream);
+    const int which = static_cast<int>(i % kSeedGroup) / 32;
+    uint32_t piece = which < 2 ? (which == 0 ? drawn.at[0] : drawn.at[1]) : (which == 2 ? drawn.at[2] : drawn.at[3]);
+    piece = piece >> (16 * (i % 2)) & 0xffffu;
+    seeds[i] = piece < bound ? 0 : seeds_by_gaps(seed, i, piece, at_least);
+  }
+}
+
 // One word of the mask per thread; what is kept is counted in integers, so the order of the additions does not matter.
 __global__ void __launch_bounds__(kDropBlockThreads) kept_words_kernel(DropBlockShape s,
     const uint64_t* __restrict__ seeds, int64_t words, uint64_t* __restrict__ mask, unsigned long long* kept) {

@@ -73,7 +73,16 @@ DropBlockPlan check_drop_block_mask(
   s.block_d = axes == 3 ? std::min(block[0], s.d) : 1;
   s.block_h = std::min(block[axes - 2], s.h), s.block_w = std::min(block[axes - 1], s.w);
   s.seed_d = s.d - s.block_d + 1, s.seed_h = s.h - s.block_h + 1, s.seed_w = s.w - s.block_w + 1;
-  return {s, s.numel() == 0 ? Chance{0} : chance_of(drop_block_gamma(s, p))};
+  DropBlockPlan plan{s, {0}, false, {}};
+  if (s.numel() == 0) return plan;
+  const double gamma = drop_block_gamma(s, p);
+  plan.gamma = chance_of(gamma), plan.rare = gamma <= kRareGamma;
+  double power = 18446744073709551616.0;  // 2^64
+  for (uint64_t& bound : plan.gaps.at_least) {
+    bound = power < 18446744073709551616.0 ? static_cast<uint64_t>(power) : ~uint64_t{0};
+    power *= 1 - gamma;
+  }
+  return plan;
 }
 
 void check_drop_block(const Tensor& input, const Tensor& mask, const Tensor& kept, double eps) {

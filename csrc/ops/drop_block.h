@@ -19,6 +19,8 @@ CVOPS_API double drop_block_gamma(const DropBlockShape& shape, double p);
 struct DropBlockPlan {
   DropBlockShape shape;
   Chance gamma;
+  bool rare;      // draw gaps, not seeds
+  GapTable gaps;  // if rare
 };
 
 // Throws on shapes, dtypes and devices that do not fit. `block` is (height, width) or (depth, height, width).

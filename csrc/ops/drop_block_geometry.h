@@ -24,12 +24,22 @@ struct DropBlockShape {
 // Words (of 64 bits) of the seed stream: guards on both sides, because a window of columns may start before its row
 // and end after it.
 constexpr int64_t kSeedGuard = 2;
-// Seeds are drawn in groups of 128 by 16 counters. Seed 128 g + 32 w + 2 j + h has half h (0 is the low one) of word w
-// of counter 16 g + j in stream 0 as its first 16 bits, so 16 counters side by side are 32 seeds in a row. The other 48
-// bits are drawn, from the counter of the seed's own number in stream 1, only if the first ones do not decide: once in
-// 65,536.
+// Random bits come in groups of 16 counters, 128 pieces of 16 bits: piece 128 g + 32 w + 2 j + h is half h (0 is the
+// low one) of word w of counter 16 g + j in stream 0, so 16 counters side by side are 32 pieces in a row. What 16 bits
+// do not decide, 48 more do, from the counter of the piece's own number in stream 1.
+//
+// If gamma is large, piece i decides seed i. If seeds are rare, piece i decides whether the 64 seeds of word i of the
+// stream are all zero, which they mostly are; where they are not, gaps between seeds are drawn, whose distribution is
+// geometric: the first from the same 64 bits, the next from the other half of that counter, then from streams 3, 4, ...
 constexpr int64_t kSeedGroup = 128;
-constexpr uint32_t kSeedStream = 0, kTieStream = 1;
+constexpr uint32_t kSeedStream = 0, kRestStream = 1, kGapStream = 3;
+constexpr uint64_t kRestBits = (uint64_t{1} << 48) - 1;
+constexpr double kRareGamma = 1.0 / 128;  // up to here gaps cost less than a piece per seed
+
+// at_least[j]: a gap is at least j long if 64 random bits are below it: (1 - gamma)^j in steps of 2^-64.
+struct GapTable {
+  uint64_t at_least[65];
+};
 
 HOST_DEVICE int64_t seed_groups(const DropBlockShape& s) {
   return (s.seeds() + kSeedGroup - 1) / kSeedGroup;
@@ -42,11 +52,38 @@ HOST_DEVICE int64_t mask_words(int64_t numel) {
   return (numel + 63) / 64 + 1;
 }
 
-// Whether seed `index`, whose first 16 bits tie with those of the bound, is a seed.
+HOST_DEVICE uint64_t joined(uint32_t low, uint32_t high) {
+  return low | static_cast<uint64_t>(high) << 32;
+}
+
+// Whether seed `index`, whose piece equals the first 16 bits of the bound, is a seed.
 HOST_DEVICE bool tie_is_seed(uint64_t key, int64_t index, Chance gamma) {
-  constexpr uint64_t low = (uint64_t{1} << 48) - 1;
-  const PhiloxWords words = philox(key, static_cast<uint64_t>(index), kTieStream);
-  return ((words.at[0] | static_cast<uint64_t>(words.at[1]) << 32) & low) <= (gamma.most & low);
+  const PhiloxWords rest = philox(key, static_cast<uint64_t>(index), kRestStream);
+  return (joined(rest.at[0], rest.at[1]) & kRestBits) <= (gamma.most & kRestBits);
+}
+
+// The seeds of a word of the stream whose piece does not make it zero.
+HOST_DEVICE uint64_t seeds_by_gaps(uint64_t key, int64_t word, uint32_t piece, const uint64_t* at_least) {
+  PhiloxWords drawn = philox(key, static_cast<uint64_t>(word), kRestStream);
+  uint64_t random = static_cast<uint64_t>(piece) << 48 | (joined(drawn.at[0], drawn.at[1]) & kRestBits);
+  uint64_t seeds = 0;
+  uint32_t stream = kGapStream;
+  bool half_used = true;
+  for (int at = 0;; ++at) {
+    int gap = 0;
+    for (int step = 32; step > 0; step /= 2) gap += random < at_least[gap + step] ? step : 0;
+    at += gap;
+    if (at >= 64 || random < at_least[64]) return seeds;
+    seeds |= uint64_t{1} << at;
+    if (at == 63) return seeds;
+    if (half_used) {
+      random = joined(drawn.at[2], drawn.at[3]);
+    } else {
+      drawn = philox(key, static_cast<uint64_t>(word), stream++);
+      random = joined(drawn.at[0], drawn.at[1]);
+    }
+    half_used = !half_used;
+  }
 }
 
 // 64 bits of a stream, from bit `at` on.

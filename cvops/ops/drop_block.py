@@ -226,18 +226,49 @@ def reference_drop_block_mask(size: Sequence[int], block: Sequence[int], p: floa
     planes, spatial = size[0] * size[1], list(size[2:])
     block = [min(b, n) for b, n in zip(block, spatial, strict=True)]
     region = [n - b + 1 for b, n in zip(block, spatial, strict=True)]
-    most = reference_chance(reference_drop_block_gamma(spatial, block, p))
-    index = torch.arange(planes * torch.Size(region).numel())
+    gamma = reference_drop_block_gamma(spatial, block, p)
+    count = planes * torch.Size(region).numel()
+    index = torch.arange(count)
     words = torch.stack(reference_philox(seed, index // 128 * 16 + index % 32 // 2, 0))
-    first = words.gather(0, (index % 128 // 32)[None])[0] >> index % 2 * 16 & 0xFFFF
-    tie = reference_philox(seed, index, 1)
-    rest = (tie[1] & 0xFFFF) << 32 | tie[0]
-    seeds = (first < most >> 48) | ((first == most >> 48) & (rest <= (most & 2**48 - 1)))
+    piece = words.gather(0, (index % 128 // 32)[None])[0] >> index % 2 * 16 & 0xFFFF
+    rest = reference_philox(seed, index, 1)
+    if gamma <= 1 / 128:
+        seeds = torch.zeros(count, dtype=torch.bool)
+        seeds[_seeds_by_gaps(gamma, count, piece, rest, seed)] = True
+    else:
+        most = reference_chance(gamma)
+        last = (rest[1] & 0xFFFF) << 32 | rest[0]
+        seeds = (piece < most >> 48) | ((piece == most >> 48) & (last <= (most & 2**48 - 1)))
     while len(block) < 3:
         block, region = [1, *block], [1, *region]
     margins = [b - 1 for b in reversed(block) for _ in range(2)]
     dropped = F.max_pool3d(F.pad(seeds.float().reshape(planes, 1, *region), margins), tuple(block), stride=1)
     return dropped.reshape(size) == 0
+
+
+def _seeds_by_gaps(gamma: float, count: int, piece: Tensor, rest: Sequence[Tensor], seed: int) -> list[int]:
+    """Rare seeds: their places, from geometric gaps that start anew at every 64th place."""
+    at_least, power = [], float(2**64)
+    for _ in range(65):
+        at_least.append(min(int(power), 2**64 - 1))
+        power *= 1 - gamma
+    found = []
+    for word in range((count + 63) // 64):
+        drawn = [int(w[word]) for w in rest]
+        stream, at, half = 3, 0, 1
+        random = int(piece[word]) << 48 | (drawn[1] & 0xFFFF) << 32 | drawn[0]
+        while random >= at_least[64]:
+            at += next(j for j in range(64) if random >= at_least[j + 1])
+            if at >= 64:
+                break
+            found.append(64 * word + at)
+            at += 1
+            if half == 0:
+                drawn = [int(w[0]) for w in reference_philox(seed, torch.tensor([word]), stream)]
+                stream += 1
+            random = drawn[2 * half + 1] << 32 | drawn[2 * half]
+            half = 1 - half
+    return [i for i in found if i < count]
 
 
 def reference_drop_block(input: Tensor, p: float, block: Sequence[int], seed: int, eps: float = 1e-6) -> Tensor:

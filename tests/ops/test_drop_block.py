@@ -23,7 +23,9 @@ CASES = [
     ((1, 1, 3, 300), (2, 129), 0.4),
     ((3, 5, 1, 1), (1, 1), 0.5),
     ((2, 2, 16, 64), (2, 2), 1.0),
+    ((3, 5, 17, 19), (5, 4), 0.1),
     ((2, 70, 4, 5, 6), (2, 3, 2), 0.3),
+    ((1, 3, 6, 7, 8), (3, 3, 3), 0.05),
     ((1, 3, 2, 9, 66), (5, 4, 65), 0.6),
 ]
 BOTH = {4: drop_block2d, 5: drop_block3d}
@@ -206,14 +208,26 @@ def test_planes_and_seeds_are_independent():
     assert abs((kept == other).float().mean().item() - 0.5) < 0.06
 
 
-def test_rare_second_stage_of_the_draw():
-    """Seeds whose first 16 bits tie are decided by 48 more. A gamma of (k + 1/2) / 65536 makes half of the ties
-    seeds; they show in a map with block 1, where gamma is p."""
-    p = (3 + 0.5) / 65536
-    size = (1, 1, 400, 500)
-    exactly(
-        (~mask_of(size, (1, 1), p, seed=4)).sum(), (reference_drop_block(torch.ones(size), p, (1, 1), 4) == 0).sum()
-    )
+def test_ties_of_the_first_sixteen_bits():
+    """Where 16 bits do not decide about a seed, 48 more do. A gamma of (k + 1/2) / 65536 makes half of the ties seeds;
+    with block 1, gamma is p. Seed 0 has ties in a map of this size."""
+    k, size = 700, (1, 1, 200, 300)
+    index = torch.arange(60_000)
+    words = torch.stack(reference_philox(0, index // 128 * 16 + index % 32 // 2, 0))
+    piece = words.gather(0, (index % 128 // 32)[None])[0] >> index % 2 * 16 & 0xFFFF
+    assert (piece == k).any()
+    x = torch.ones(size)
+    exactly(drop_block2d(x, (k + 0.5) / 65536, 1, seed=0), reference_drop_block(x, (k + 0.5) / 65536, (1, 1), 0))
+
+
+@pytest.mark.parametrize("p", [1 / 130, 1 / 127])
+def test_both_ways_to_draw_seeds(p, device):
+    """Up to a gamma of 1/128 gaps are drawn, above seeds; some words have three seeds and more, which take several
+    counters."""
+    x = torch.ones(1, 1, 100, 256, device=device)
+    out = drop_block2d(x, p, 1, seed=6)
+    exactly(out, reference_drop_block(x, p, (1, 1), 6))
+    assert ((out == 0).reshape(-1, 64).sum(1) >= 4).any()
 
 
 # The rest of the contract.
