@@ -146,6 +146,8 @@ def op_cases() -> dict[str, Callable[[], object]]:
     maps, taps, geometry = torch.randn(2, 8, 14, 14), torch.randn(8, 1, 3, 3), ([1, 1], [1, 1, 1, 1], [1, 1])
     deformed, kernels, offsets = torch.randn(2, 8, 14, 14), torch.randn(8, 8, 3, 3), torch.randn(2, 18, 14, 14)
     once, deform = ([1, 1], [1, 1], [1, 1], 1, 1), call.deform_conv2d_backward
+    seed = torch.tensor([1])
+    mask, kept = call.drop_block_mask(maps, seed, [7, 7], 0.1)
     return {
         "box_iou, any metric": lambda: call.box_iou(boxes, others, 1, 0.0),
         "box_iou_backward": lambda: call.box_iou_backward(matrix_grad, boxes, others, 1, 0.0),
@@ -173,6 +175,9 @@ def op_cases() -> dict[str, Callable[[], object]]:
         "deform_conv2d_backward, all, per chunk": lambda: deform(
             deformed, deformed, kernels, offsets, None, *once, 7, False
         ),
+        "drop_block_mask": lambda: call.drop_block_mask(maps, seed, [7, 7], 0.1),
+        "drop_block, and its backward": lambda: call.drop_block(maps, mask, kept, 1e-6),
+        "drop_path, and its backward": lambda: call.drop_path(maps, seed, 1, 0.1, 1.0),
     }
 
 

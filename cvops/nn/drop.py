@@ -1,6 +1,8 @@
-"""Stochastic depth. Dropout of units is torch's, dropout of regions is `cvops.ops.drop_block`."""
+"""Stochastic depth as blocks use it. The op, and its relatives with more options, are in cvops/ops/drop_path.py."""
 
 from torch import Tensor, nn
+
+from cvops.ops.drop_path import drop_path
 
 
 class DropPath(nn.Module):
@@ -19,11 +21,7 @@ class DropPath(nn.Module):
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.rate == 0:
-            return x
-        keep = 1 - self.rate
-        mask = x.new_empty((x.shape[0],) + (1,) * (x.dim() - 1)).bernoulli_(keep)
-        return x * mask / keep
+        return drop_path(x, self.rate, self.training)
 
     def extra_repr(self) -> str:
         return f"rate={self.rate:g}"

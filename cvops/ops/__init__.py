@@ -3,6 +3,15 @@
 from cvops.ops.box_iou import box_area, box_convert, box_iou, complete_box_iou, distance_box_iou, generalized_box_iou
 from cvops.ops.deform_conv2d import DeformConv2d, deform_conv2d
 from cvops.ops.depthwise_conv2d import DepthwiseConv2d, depthwise_conv2d
+from cvops.ops.drop_block import DropBlock2d, DropBlock3d, drop_block2d, drop_block3d
+from cvops.ops.drop_path import (
+    DropChannel,
+    DropPath,
+    ScheduledDropPath,
+    drop_channel,
+    drop_path,
+    scheduled_drop_path,
+)
 from cvops.ops.focal_loss import (
     GaussianFocalLoss,
     SigmoidFocalLoss,
@@ -30,9 +39,14 @@ __all__ = [
     "DeformConv2d",
     "DepthwiseConv2d",
     "DistanceBoxIoULoss",
+    "DropBlock2d",
+    "DropBlock3d",
+    "DropChannel",
+    "DropPath",
     "GaussianFocalLoss",
     "GeneralizedBoxIoULoss",
     "IoULoss",
+    "ScheduledDropPath",
     "SigmoidFocalLoss",
     "SoftmaxFocalLoss",
     "batched_nms",
@@ -46,6 +60,10 @@ __all__ = [
     "depthwise_conv2d",
     "distance_box_iou",
     "distance_box_iou_loss",
+    "drop_block2d",
+    "drop_block3d",
+    "drop_channel",
+    "drop_path",
     "gaussian_focal_loss",
     "generalized_box_iou",
     "generalized_box_iou_loss",
@@ -56,6 +74,7 @@ __all__ = [
     "multiclass_nms",
     "nms",
     "nms_padded",
+    "scheduled_drop_path",
     "sigmoid_focal_loss",
     "soft_nms",
     "softmax_focal_loss",
