@@ -14,6 +14,7 @@ from cvops.ops.iou_loss import (
     iou_loss,
 )
 from cvops.ops.nms import batched_nms, batched_nms_padded, matrix_nms, multiclass_nms, nms, nms_padded, soft_nms
+from cvops.ops.roi_align import MultiScaleRoIAlign, RoIAlign, multiscale_roi_align, roi_align
 
 __all__ = [
     "CompleteBoxIoULoss",
@@ -21,6 +22,8 @@ __all__ = [
     "DistanceBoxIoULoss",
     "GeneralizedBoxIoULoss",
     "IoULoss",
+    "MultiScaleRoIAlign",
+    "RoIAlign",
     "batched_nms",
     "batched_nms_padded",
     "box_area",
@@ -37,7 +40,9 @@ __all__ = [
     "iou_loss",
     "matrix_nms",
     "multiclass_nms",
+    "multiscale_roi_align",
     "nms",
     "nms_padded",
+    "roi_align",
     "soft_nms",
 ]
