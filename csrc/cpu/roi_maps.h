@@ -10,7 +10,9 @@ using torch::headeronly::MemoryFormat;
 
 constexpr int64_t kWindowChannels = 16;  // of cpu/roi_window-inl.h
 constexpr int64_t kMostWindowBytes = 16 << 20;
-constexpr int64_t kBandBytes = 192 << 10;  // of the gradient of a map that a thread works on: well inside L2
+// The gradient of a map is made in bands of rows, 16 channels at a time, each by one thread that goes through the RoIs
+// of the image in order: deterministic, without atomics, and the sums of a band stay in L2.
+constexpr int64_t kBandBytes = 192 << 10;
 
 inline Tensor in_format(const Tensor& tensor, bool channels_last) {
   return torch::stable::contiguous(tensor, channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
@@ -27,17 +29,5 @@ inline Tensor new_maps(const Tensor& like, int64_t n, int64_t c, int64_t h, int6
 inline int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;
 }
-
-// The gradient of a map is made in bands of rows, 16 channels at a time, each by one thread that goes through the RoIs
-// of the image in order: deterministic, without atomics, and the sums of a band stay in L2.
-struct Bands {
-  int64_t rows, count;  // rows per band, bands per map
-
-  Bands(int64_t h, int64_t w, int64_t element_bytes) {
-    rows = std::max<int64_t>(kBandBytes / std::max<int64_t>(kWindowChannels * w * element_bytes, 1), 1);
-    rows = std::max<int64_t>(std::min(rows, h), 1);
-    count = ceil_div(h, rows);
-  }
-};
 
 }  // namespace cvops

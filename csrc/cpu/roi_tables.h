@@ -127,6 +127,14 @@ struct RoiGroups {
   }
 };
 
+// RoIs of one level of maps. Throws on one that names no image.
+template <typename T>
+RoiGroups by_image(const char* op, const std::vector<RoiRow<T>>& rows, int64_t images) {
+  std::vector<int64_t> map(rows.size());
+  for (size_t k = 0; k < rows.size(); ++k) map[k] = checked_image(op, rows, static_cast<int64_t>(k), images);
+  return RoiGroups(std::move(map), images);
+}
+
 // Taps of all RoIs. `axes(k)` gives the two axes of RoI k (of one of the types above), vertical first; it is not asked
 // about RoIs of map -1, which have no taps.
 template <typename T>

@@ -14,7 +14,10 @@ from cvops.ops.iou_loss import (
     iou_loss,
 )
 from cvops.ops.nms import batched_nms, batched_nms_padded, matrix_nms, multiclass_nms, nms, nms_padded, soft_nms
+from cvops.ops.ps_roi_align import PSRoIAlign, ps_roi_align
+from cvops.ops.ps_roi_pool import PSRoIPool, ps_roi_pool
 from cvops.ops.roi_align import MultiScaleRoIAlign, RoIAlign, multiscale_roi_align, roi_align
+from cvops.ops.roi_pool import RoIPool, roi_pool
 
 __all__ = [
     "CompleteBoxIoULoss",
@@ -23,7 +26,10 @@ __all__ = [
     "GeneralizedBoxIoULoss",
     "IoULoss",
     "MultiScaleRoIAlign",
+    "PSRoIAlign",
+    "PSRoIPool",
     "RoIAlign",
+    "RoIPool",
     "batched_nms",
     "batched_nms_padded",
     "box_area",
@@ -43,6 +49,9 @@ __all__ = [
     "multiscale_roi_align",
     "nms",
     "nms_padded",
+    "ps_roi_align",
+    "ps_roi_pool",
     "roi_align",
+    "roi_pool",
     "soft_nms",
 ]

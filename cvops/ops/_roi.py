@@ -1,6 +1,7 @@
 """What the RoI ops share in Python: boxes to RoIs, output sizes, the layout rule, the batch rule of vmap."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +23,9 @@ def rois_of(boxes: Tensor | Sequence[Tensor]) -> Tensor:
             raise ValueError(f"boxes must be [K, 5] or a list of [L, 4], got boxes[{i}] {list(b.shape)}")
     # Half types do not hold an image index above 256 (2048), and too few digits of a coordinate.
     dtype = torch.promote_types(torch.float32, boxes[0].dtype)
-    return torch.cat([torch.cat([b.new_full((b.shape[0], 1), i, dtype=dtype), b.to(dtype)], 1) for i, b in enumerate(boxes)])
+    return torch.cat(
+        [torch.cat([b.new_full((b.shape[0], 1), i, dtype=dtype), b.to(dtype)], 1) for i, b in enumerate(boxes)]
+    )
 
 
 def pair_of(output_size: Size) -> tuple[int, int]:
@@ -70,6 +73,26 @@ def shifted(info: Any, dim: int | None, rois: Tensor, images: int) -> Tensor:
     valid = (index >= 0) & (index < images)
     index = torch.where(valid, index + offset, torch.full_like(index, -1))
     return torch.cat([index, rois[..., 1:]], -1).flatten(0, 1)
+
+
+def split_batch(info: Any, out: Tensor) -> Tensor:
+    """The result over ``B * n`` RoIs or images as ``[B, n, ...]``."""
+    return out.unflatten(0, (info.batch_size, out.shape[0] // info.batch_size))
+
+
+def scaled_rows(rois: Tensor, scale: float, dtype: torch.dtype) -> Iterator[tuple[int, float, float, float, float]]:
+    """For the oracles: image, x1, y1, x2, y2 of each RoI in pixels of the map."""
+    for image, *corners in rois.to(dtype).cpu():
+        yield (int(image), *(float(corner * torch.tensor(scale, dtype=dtype)) for corner in corners))  # type: ignore[misc]
+
+
+def pooled_bin(start: float, end: float, pooled: int, p: int, size: int, inclusive: bool, dtype: torch.dtype) -> slice:
+    """For the oracles: pixels of bin `p` of roi_pool, or of ps_roi_pool, whose RoIs end before their last pixel."""
+    first, last = (int(math.copysign(math.floor(abs(at) + 0.5), at)) for at in (start, end))
+    bin = torch.tensor(max(last - first + inclusive, 1), dtype=dtype) / pooled
+    limit = max(size if inclusive else size - 1, 0)
+    low, high = int((p * bin).floor()) + first, int(((p + 1) * bin).ceil()) + first
+    return slice(min(max(low, 0), limit), min(max(high, 0), limit))
 
 
 def bilinear_average(

@@ -11,7 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from cvops.ops._register import differentiable
-from cvops.ops._roi import Size, batch_into_images, bilinear_average, checked, new_maps, pair_of, rois_of, shifted
+from cvops.ops._roi import (
+    Size,
+    batch_into_images,
+    bilinear_average,
+    checked,
+    new_maps,
+    pair_of,
+    rois_of,
+    shifted,
+    split_batch,
+)
 
 
 def roi_align(
@@ -36,9 +46,9 @@ def roi_align(
             is centred at 0, and a RoI is at least one pixel large.
 
     Returns:
-        ``[K, C, height, width]`` in the dtype of `input`; channels_last if `input` is. Samples more than a pixel outside
-        of the map count as zero, and so does a RoI with a coordinate that is NaN or infinite. Half types compute in
-        float32. The gradient is deterministic.
+        ``[K, C, height, width]`` in the dtype of `input`; channels_last if `input` is. Samples more than a pixel
+        outside of the map count as zero, and so does a RoI with a coordinate that is NaN or infinite. Half types
+        compute in float32. The gradient is deterministic.
 
     Raises:
         ValueError: for a bad output_size or sampling_ratio, or boxes of a wrong shape.
@@ -267,17 +277,25 @@ def _double_backward(ctx: Any, grad_grad: Tensor) -> tuple[Tensor | None, ...]:
 
 def _vmap(info: Any, in_dims: tuple[Any, ...], input: Tensor, rois: Tensor, *rest: Any) -> tuple[Tensor, int]:
     out = torch.ops.cvops.roi_align(*batch_into_images(info, in_dims, input, rois), *rest)
-    return out.unflatten(0, (info.batch_size, out.shape[0] // info.batch_size)), 0
+    return split_batch(info, out), 0
 
 
 def _vmap_backward(
-    info: Any, in_dims: tuple[Any, ...], grad: Tensor, rois: Tensor, scale: float, ph: int, pw: int, batch: int, *rest: Any
+    info: Any,
+    in_dims: tuple[Any, ...],
+    grad: Tensor,
+    rois: Tensor,
+    scale: float,
+    ph: int,
+    pw: int,
+    batch: int,
+    *rest: Any,
 ) -> tuple[Tensor, int]:
     size = info.batch_size
     grad = grad.unsqueeze(0).expand(size, *grad.shape) if in_dims[0] is None else grad.movedim(in_dims[0], 0)
     rois = shifted(info, in_dims[1], rois, batch)
     out = torch.ops.cvops.roi_align_backward(grad.flatten(0, 1), rois, scale, ph, pw, size * batch, *rest)
-    return out.unflatten(0, (size, batch)), 0
+    return split_batch(info, out), 0
 
 
 _align = differentiable("roi_align", _save, _backward, _vmap)
@@ -306,17 +324,13 @@ def _double_backward_multiscale(ctx: Any, grad_grads: list[Tensor]) -> tuple[Ten
     return torch.ops.cvops.multiscale_roi_align(grad_grads, rois, *ctx.geometry), *[None] * 11
 
 
-torch.library.register_autograd(
-    "cvops::multiscale_roi_align", _backward_multiscale, setup_context=_save_multiscale
-)
+torch.library.register_autograd("cvops::multiscale_roi_align", _backward_multiscale, setup_context=_save_multiscale)
 torch.library.register_autograd(
     "cvops::multiscale_roi_align_backward", _double_backward_multiscale, setup_context=_save_multiscale_backward
 )
 
 
-def levels_of(
-    rois: Tensor, scales: Sequence[float], canonical_scale: int = 224, canonical_level: int = 4
-) -> Tensor:
+def levels_of(rois: Tensor, scales: Sequence[float], canonical_scale: int = 224, canonical_level: int = 4) -> Tensor:
     """``[K]``: the index of the map that each RoI belongs to, -1 for none; roi_level in csrc/ops/roi_geometry.h."""
     if len(scales) == 1:
         return rois.new_zeros(rois.shape[0], dtype=torch.int64)
