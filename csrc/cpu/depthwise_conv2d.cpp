@@ -3,10 +3,10 @@
 #include "cpu/depthwise_conv2d.h"
 
 #include <algorithm>
-#include <atomic>
 #include <memory>
 
 #include "cpu/fresh_memory.h"
+#include "cpu/scratch.h"
 #include "cpu/vec.h"
 
 #define CVOPS_BODY "cpu/depthwise_conv2d-inl.h"
@@ -25,21 +25,6 @@ constexpr int64_t kOpsPerTask = 1 << 15;  // multiply-adds below which another t
 int64_t round_up(int64_t a, int64_t b) {
   return (a + b - 1) / b * b;
 }
-
-// Scratch memory for every thread of one parallel_for, allocated before it, because nothing may throw inside.
-template <typename T>
-class Scratch {
- public:
-  explicit Scratch(int64_t each)
-      : each_(round_up(each, kSlack)), memory_(new T[each_ * torch::stable::get_num_threads()]) {}
-
-  T* take() { return memory_.get() + each_ * next_.fetch_add(1); }
-
- private:
-  int64_t each_;
-  std::unique_ptr<T[]> memory_;
-  std::atomic<int64_t> next_{0};
-};
 
 // Places for source columns [-left, used) of `phases` column phases, and strips of about kStripBytes of source rows.
 template <typename T>

@@ -33,6 +33,10 @@ from cvops.ops.iou_loss import (
 )
 from cvops.ops.match_boxes import match_boxes
 from cvops.ops.nms import batched_nms, batched_nms_padded, matrix_nms, multiclass_nms, nms, nms_padded, soft_nms
+from cvops.ops.ps_roi_align import PSRoIAlign, ps_roi_align
+from cvops.ops.ps_roi_pool import PSRoIPool, ps_roi_pool
+from cvops.ops.roi_align import MultiScaleRoIAlign, RoIAlign, multiscale_roi_align, roi_align
+from cvops.ops.roi_pool import RoIPool, roi_pool
 
 __all__ = [
     "CompleteBoxIoULoss",
@@ -46,6 +50,11 @@ __all__ = [
     "GaussianFocalLoss",
     "GeneralizedBoxIoULoss",
     "IoULoss",
+    "MultiScaleRoIAlign",
+    "PSRoIAlign",
+    "PSRoIPool",
+    "RoIAlign",
+    "RoIPool",
     "ScheduledDropPath",
     "SigmoidFocalLoss",
     "SoftmaxFocalLoss",
@@ -72,8 +81,13 @@ __all__ = [
     "match_boxes",
     "matrix_nms",
     "multiclass_nms",
+    "multiscale_roi_align",
     "nms",
     "nms_padded",
+    "ps_roi_align",
+    "ps_roi_pool",
+    "roi_align",
+    "roi_pool",
     "scheduled_drop_path",
     "sigmoid_focal_loss",
     "soft_nms",
