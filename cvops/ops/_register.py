@@ -38,6 +38,12 @@ def autocast_to(op: str, dtype: torch.dtype | None) -> None:
     register("cuda", "AutocastCUDA")
 
 
+def transforming() -> bool:
+    """Whether a torch.func transform or forward mode is active."""
+    active = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    return active and not torch.compiler.is_compiling()
+
+
 def differentiable(op: str, save: Setup, backward: Backward, vmap: Vmap | None = None) -> Callable[..., Any]:
     """Register the gradient (and vmap rule) of `op`, and return what wrappers call instead of the bare op.
 
@@ -78,9 +84,7 @@ def differentiable(op: str, save: Setup, backward: Backward, vmap: Vmap | None =
         torch.library.register_vmap(f"cvops::{op}", vmap)
 
     def call(*args: Any) -> Any:
-        if not torch.compiler.is_compiling() and (
-            torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-        ):
+        if transforming():
             return Function.apply(*args)
         return overload(*args)
 
@@ -91,18 +95,22 @@ def _push_forward(call: Callable[..., Any], inputs: list[Any], tangents: Sequenc
     """Derivative of `call` at `inputs` along `tangents`, as the pull-back of the pull-back: v -> J^T v is linear, and
     the transpose of J^T is J. So no op needs a forward-mode rule of its own."""
     moved = [i for i, t in enumerate(tangents) if t is not None and t.is_floating_point()]
+    smooth: list[bool] = []  # which outputs have a tangent: indices have none
 
     def floats(*values: Tensor) -> tuple[Tensor, ...]:
         arguments = list(inputs)
         for i, value in zip(moved, values, strict=True):
             arguments[i] = value
         outputs = call(*arguments)
-        return tuple(x for x in (outputs if isinstance(outputs, tuple) else (outputs,)) if x.is_floating_point())
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        smooth[:] = [x.is_floating_point() for x in outputs]
+        return tuple(x for x in outputs if x.is_floating_point())
 
     outputs, pull_back = torch.func.vjp(floats, *(inputs[i] for i in moved))[:2]
     push = torch.func.vjp(pull_back, tuple(torch.zeros_like(x) for x in outputs))[1]
-    (pushed,) = push(tuple(tangents[i] for i in moved))
-    return pushed[0] if len(pushed) == 1 else pushed
+    pushed = iter(push(tuple(tangents[i] for i in moved))[0])
+    aligned = tuple(next(pushed) if has_tangent else None for has_tangent in smooth)
+    return aligned[0] if len(aligned) == 1 else aligned
 
 
 def batch_first(info: Any, in_dims: Sequence[int | None], tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -43,8 +43,7 @@ def deform_conv2d(
         mask: ``[N, offset_groups * kh * kw, H', W']`` or None.
 
     Returns:
-        ``[N, C', H', W']`` in the dtype and memory format of `input`. Half types compute in float32 (on CUDA the sampled
-        columns are rounded to the half type before they are multiplied).
+        ``[N, C', H', W']`` in the dtype and memory format of `input`. Half types compute in float32.
 
     Raises:
         ValueError: for a bad stride, padding or dilation, or an offset that fits no number of offset groups.
@@ -189,7 +188,7 @@ def _fake_backward(
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    input, weight, offset, mask, bias, *ctx.geometry = inputs
+    input, weight, offset, mask, _, *ctx.geometry = inputs
     ctx.save_for_backward(input, weight, offset, mask)
 
 
@@ -226,7 +225,7 @@ def _double_backward(ctx: Any, *grad_grads: Tensor | None) -> tuple[Tensor | Non
 def _vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:
     """A batch of inputs, offsets and masks under one weight is a larger batch; a weight per sample runs one by one."""
     size = info.batch_size
-    input, weight, offset, mask, bias, *geometry = args
+    weight, bias, geometry = args[1], args[4], args[5:]
     if in_dims[1] is None and in_dims[4] is None:
         flat = [None if t is None else _into_batch(t, d, size) for t, d in zip(args[:4], in_dims, strict=False)]
         out = _conv(flat[0], weight, flat[2], flat[3], bias, *geometry)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cvops.ops._register import differentiable
+from cvops.ops._register import differentiable, transforming
 from cvops.ops._roi import (
     Size,
     batch_into_images,
@@ -110,7 +110,7 @@ def multiscale_roi_align(
     rois = rois_of(boxes)
     rest = (*pair_of(output_size), sampling_ratio, aligned)
     scales = [float(s) for s in scales]
-    if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+    if transforming():
         return _by_level(features, rois, scales, rest, canonical_scale, canonical_level)
     return torch.ops.cvops.multiscale_roi_align(features, rois, scales, *rest, canonical_scale, canonical_level)
 

@@ -51,6 +51,30 @@ def deform(dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
     return *(t.to(dtype) for t in made), torch.rand(2, 18, 7, 8).to(dtype)
 
 
+def logits(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.randn(60, 7).to(dtype), torch.rand(60, 7).to(dtype)
+
+
+def classified(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.randn(60, 7).to(dtype), torch.randint(0, 7, (60,))
+
+
+def pooled(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    boxes = random_boxes(9, dtype=torch.float64, extent=14.0, size=9.0)
+    images = torch.randint(0, 2, (9, 1)).double()
+    return torch.randn(2, 18, 13, 17).to(dtype), torch.cat([images, boxes], 1).to(dtype)
+
+
+def pyramid(dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    fine, rois = pooled(dtype)
+    rois[:, 1:] *= 12
+    return fine, torch.randn(2, 18, 7, 9).to(dtype), rois
+
+
+def one_map(dtype: torch.dtype) -> tuple[torch.Tensor]:
+    return (torch.randn(3, 5, 8, 9).to(dtype),)
+
+
 CALLS = [
     OpCall("box_iou", matrices, ops.box_iou, 2),
     OpCall("generalized_box_iou", matrices, ops.generalized_box_iou, 2),
@@ -73,4 +97,23 @@ CALLS = [
     OpCall("matrix_nms", scored, lambda b, s, i: ops.matrix_nms(b, s, idxs=i)),
     OpCall("depthwise_conv2d", depthwise, lambda x, w, b: ops.depthwise_conv2d(x, w, b, padding=1), 3),
     OpCall("deform_conv2d", deform, lambda x, o, w, b, m: ops.deform_conv2d(x, o, w, b, padding=1, mask=m), 5),
+    OpCall("sigmoid_focal_loss", logits, ops.sigmoid_focal_loss, 1),
+    OpCall("softmax_focal_loss", classified, ops.softmax_focal_loss, 1),
+    OpCall("gaussian_focal_loss", logits, ops.gaussian_focal_loss, 1),
+    OpCall("match_boxes", matrices, lambda a, t: ops.match_boxes(a, t, 0.3, 0.5, allow_low_quality=True)),
+    OpCall("roi_align", pooled, lambda x, r: ops.roi_align(x, r, 3, 0.7), 1),
+    OpCall("roi_pool", pooled, lambda x, r: ops.roi_pool(x, r, 3, 0.7), 1),
+    OpCall("ps_roi_align", pooled, lambda x, r: ops.ps_roi_align(x, r, 3, 0.7), 1),
+    OpCall("ps_roi_pool", pooled, lambda x, r: ops.ps_roi_pool(x, r, 3, 0.7), 1),
+    OpCall(
+        "multiscale_roi_align",
+        pyramid,
+        lambda a, b, r: ops.multiscale_roi_align([a, b], r, 3, [0.125, 0.0625], 2),
+        2,
+    ),
+    OpCall("drop_block2d", one_map, lambda x: ops.drop_block2d(x, 0.3, 3, seed=5), 1),
+    OpCall("drop_block3d", one_map, lambda x: ops.drop_block3d(x[None], 0.3, 2, seed=5), 1),
+    OpCall("drop_path", one_map, lambda x: ops.drop_path(x, 0.4, seed=5), 1),
+    OpCall("drop_channel", one_map, lambda x: ops.drop_channel(x, 0.4, seed=5), 1),
+    OpCall("scheduled_drop_path", one_map, lambda x: ops.scheduled_drop_path(x, 0.4, 2, 3, 5, 9, seed=5), 1),
 ]
