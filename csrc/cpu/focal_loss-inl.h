@@ -83,13 +83,21 @@ void sigmoid_focal_backward_rows(int kind, const T* grad, const T* x, const T* t
 
 // A heatmap as labels and weights of the sigmoid form: 1 and 1 where the target is 1, 0 and (1 - target)^gamma
 // elsewhere.
-template <typename T>
-void heatmap_rows(const T* heatmap, int64_t n, int kind, Power<T> gamma, T* __restrict labels, T* __restrict weights) {
+template <int kind, typename T>
+void heatmap_rows_of(
+    const T* __restrict heatmap, int64_t n, Power<T> gamma, T* __restrict labels, T* __restrict weights) {
   for (int64_t i = 0; i < n; ++i) {
-    const T t = heatmap[i], weight = heatmap_power(t, kind, gamma);
+    const T t = heatmap[i], weight = heatmap_power<kind>(t, gamma);
     labels[i] = t == T(1) ? T(1) : T(0);
     weights[i] = t == T(1) ? T(1) : weight;
   }
+}
+
+template <typename T>
+void heatmap_rows(const T* heatmap, int64_t n, Power<T> gamma, T* labels, T* weights) {
+  if (gamma.exponent == T(4)) return heatmap_rows_of<kPowerFour>(heatmap, n, gamma, labels, weights);
+  with_power(
+      power_kind(gamma.exponent), [&]<int kind>() { heatmap_rows_of<kind>(heatmap, n, gamma, labels, weights); });
 }
 
 // Parts of n rows of `classes` contiguous logits, the row of target[i] being x + i * classes.
@@ -112,7 +120,7 @@ void softmax_parts_rows(
     for (int64_t j = 0; j < whole; j += lanes) {
       const int32_t at = static_cast<int32_t>(t - j < 0 || t - j >= lanes ? -1 : t - j);
       for (int32_t l = 0; l < lanes; ++l) {
-        const T e = exp_lane(row[j + l] - max);
+        const T e = exp_lane<true>(row[j + l] - max);
         sum[l] += l == at ? T(0) : e;
       }
     }
@@ -120,7 +128,7 @@ void softmax_parts_rows(
       T rest[lanes];
       const int64_t count = classes - whole;
       for (int64_t l = 0; l < lanes; ++l) rest[l] = row[whole + (l < count ? l : 0)] - max;
-      for (int64_t l = 0; l < lanes; ++l) rest[l] = exp_lane(rest[l]);
+      for (int64_t l = 0; l < lanes; ++l) rest[l] = exp_lane<true>(rest[l]);
       for (int64_t l = 0; l < lanes; ++l) sum[l] += l >= count || whole + l == t ? T(0) : rest[l];
     }
     T total = sum[0];
@@ -128,7 +136,7 @@ void softmax_parts_rows(
     const bool known = t >= 0 && t < classes;
     maxima[i] = max;
     above[i] = known ? max - row[t] : T(0);
-    own[i] = known ? exp_lane(row[t] - max) : T(0);
+    own[i] = known ? exp_lane<true>(row[t] - max) : T(0);
     others[i] = total;
   }
 }
@@ -145,7 +153,7 @@ void softmax_parts_columns(const T* x, int64_t stride, const int64_t* target, in
   for (int64_t c = 0; c < classes; ++c) {
     const T* __restrict row = x + c * stride;
     for (int64_t i = 0; i < n; ++i) {
-      const T below = row[i] - max[i], e = exp_lane(below), kept_above = above[i], kept_own = own[i];
+      const T below = row[i] - max[i], e = exp_lane<true>(below), kept_above = above[i], kept_own = own[i];
       const bool is_target = target[i] == c;
       others[i] += is_target ? T(0) : e;
       own[i] = is_target ? e : kept_own;
@@ -185,7 +193,7 @@ void softmax_focal_grad_rows(const T* x, const int64_t* target, const T* maxima,
     T* __restrict to = out + i * classes;
     const int64_t t = target[i];
     const T max = maxima[i], scale = slope[i];
-    for (int64_t j = 0; j < classes; ++j) to[j] = scale * exp_lane(row[j] - max);
+    for (int64_t j = 0; j < classes; ++j) to[j] = scale * exp_lane<true>(row[j] - max);
     if (t >= 0 && t < classes) to[t] = -scale * others[i];
   }
 }
@@ -197,7 +205,7 @@ void softmax_focal_grad_columns(const T* x, int64_t stride, const int64_t* targe
     const T* __restrict row = x + c * stride;
     T* __restrict to = out + c * out_stride;
     for (int64_t i = 0; i < n; ++i) {
-      const T rising = slope[i] * exp_lane(row[i] - max[i]), falling = -slope[i] * others[i];
+      const T rising = slope[i] * exp_lane<true>(row[i] - max[i]), falling = -slope[i] * others[i];
       to[i] = target[i] == c ? falling : rising;
     }
   }

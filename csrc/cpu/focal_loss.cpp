@@ -66,10 +66,9 @@ class SigmoidTiles {
     ignore_index_ = ignore_index;
   }
 
-  void set_heatmap(double alpha_of_heatmap) {
+  void set_heatmap(double exponent) {
     heatmap_ = true;
-    heatmap_kind_ = power_kind(alpha_of_heatmap);
-    heatmap_power_ = power_from<T>(alpha_of_heatmap);
+    heatmap_power_ = power_from<T>(exponent);
   }
 
   Tile at(int64_t start, int64_t n, Buffers& buffers) {
@@ -87,7 +86,7 @@ class SigmoidTiles {
     if (heatmap_) {
       T values[kTile];
       std::copy_n(tile.t, n, values);
-      CVOPS_CALL_ISA(heatmap_rows, values, n, heatmap_kind_, heatmap_power_, buffers.t, buffers.weight);
+      CVOPS_CALL_ISA(heatmap_rows, values, n, heatmap_power_, buffers.t, buffers.weight);
       tile.t = buffers.t;
       tile.weight = buffers.weight;
     } else if (weight_ && row_weight_) {
@@ -167,7 +166,6 @@ class SigmoidTiles {
   std::vector<T> positive_, negative_;
   const T* weight_ = nullptr;
   std::optional<int64_t> ignore_index_;
-  int heatmap_kind_ = 0;
   Power<T> heatmap_power_{};
   std::atomic<bool> out_of_range_ = false;
 };

@@ -166,7 +166,6 @@ FocalSource<compute_t<In>> heatmap_source(const Tensor& inputs, const Tensor& ta
   f.n = inputs.numel();
   f.classes = 1;
   f.alpha = T(-1);
-  f.heatmap_kind = power_kind(gamma);
   f.heatmap_power = power_from<T>(gamma);
   return f;
 }

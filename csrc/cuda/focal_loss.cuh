@@ -26,7 +26,6 @@ struct FocalSource {
   T alpha;
   bool ignores;
   int64_t ignore_index;
-  int heatmap_kind;
   Power<T> heatmap_power;
 };
 
@@ -60,7 +59,9 @@ __device__ __forceinline__ FocalPack<N, T> load_focal(const FocalSource<T>& s, i
     }
 #pragma unroll
     for (int k = 0; k < N; ++k) {
-      const T t = pack.label[k], weight = heatmap_power(t, s.heatmap_kind, s.heatmap_power);
+      const T t = pack.label[k];
+      const T weight = s.heatmap_power.exponent == T(4) ? heatmap_power<kPowerFour>(t, s.heatmap_power)
+                                                        : heatmap_power<kPowerAny>(t, s.heatmap_power);
       pack.label[k] = t == T(1) ? T(1) : T(0);
       pack.weight[k] = t == T(1) ? T(1) : weight;
       pack.positive[k] = pack.negative[k] = T(1);
@@ -214,9 +215,9 @@ struct SoftmaxPosition {
     if constexpr (Lanes == kWarp) max = warp_max(max);
     const bool known = target >= 0 && target < classes;
     T others = T(0);
-    for (int64_t c = first(); c < classes; c += Lanes) others += c == target ? T(0) : exp_lane(at(c) - max);
+    for (int64_t c = first(); c < classes; c += Lanes) others += c == target ? T(0) : exp_lane<true>(at(c) - max);
     if constexpr (Lanes == kWarp) others = warp_sum(others);
-    parts = {known ? max - at(target) : T(0), known ? exp_lane(at(target) - max) : T(0), others};
+    parts = {known ? max - at(target) : T(0), known ? exp_lane<true>(at(target) - max) : T(0), others};
   }
 
   __device__ __forceinline__ int64_t first() const { return Lanes == kWarp ? lane() : 0; }
@@ -255,7 +256,7 @@ __global__ void __launch_bounds__(kFocalThreads) softmax_focal_backward_kernel(c
     const bool kept = position.target != source.ignore_index;
     In* to = out + (position.x - x);
     for (int64_t c = position.first(); c < source.classes; c += Lanes) {
-      const T share = c == position.target ? -position.parts.others : exp_lane(position.at(c) - position.max);
+      const T share = c == position.target ? -position.parts.others : exp_lane<true>(position.at(c) - position.max);
       to[c * source.inner] = static_cast<In>(saturated(kept ? slope * share : T(0), most));
     }
   }

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "ops/host_device.h"
 
@@ -23,16 +24,25 @@ HOST_DEVICE To bits_as(From from) {
 #endif
 }
 
-// exp(y): y = n ln 2 + r with |r| <= ln(2) / 2, a polynomial in r (coefficients of Cephes' expf, S. Moshier,
-// netlib.org/cephes), within 2 units in the last place. Below -87.3 it is 0, above 88 infinite.
+// A choice by the sign bit of x, without a branch that a compiler might merge with others.
 template <typename T>
+HOST_DEVICE T if_negative(T x, T then, T otherwise) {
+  using I = std::conditional_t<sizeof(T) == 8, int64_t, int32_t>;
+  const I mask = bits_as<I>(x) >> (8 * sizeof(T) - 1);
+  return bits_as<T>((bits_as<I>(then) & mask) | (bits_as<I>(otherwise) & ~mask));
+}
+
+// exp(y): y = n ln 2 + r with |r| <= ln(2) / 2, a polynomial in r (coefficients of Cephes' expf, S. Moshier,
+// netlib.org/cephes), within 2 units in the last place. Below -87.3 it is 0, above 88 infinite; `not_above_zero`
+// promises that y is not there.
+template <bool not_above_zero = false, typename T>
 HOST_DEVICE T exp_lane(T y) {
   if constexpr (sizeof(T) == 8) {
     return exp(y);
   } else {
     constexpr T low = T(-87.3), high = T(88);
     const T raised = y < low ? low : y;
-    const T bounded = raised > high ? high : raised;
+    const T bounded = !not_above_zero && raised > high ? high : raised;
     const T shifted = bounded * T(1.44269504088896341) + T(12582912);  // 1.5 * 2^23: the sum is rounded to an integer
     const T n = shifted - T(12582912);
     const T r = bounded - n * T(0.693359375) + n * T(2.12194440e-4);
@@ -46,7 +56,7 @@ HOST_DEVICE T exp_lane(T y) {
     const uint32_t power = (bits_as<uint32_t>(shifted) + 127u) << 23;
     const T value = sum * bits_as<T>(power);
     const T floored = y < low ? T(0) : value;
-    return y > high ? T(HUGE_VALF) : floored;
+    return !not_above_zero && y > high ? T(HUGE_VALF) : floored;
   }
 }
 

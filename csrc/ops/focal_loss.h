@@ -33,7 +33,8 @@ CVOPS_API SoftmaxFocalSizes check_softmax_focal_loss(
 CVOPS_API void check_focal_grad(const char* op, const Tensor& grad, const Tensor& inputs, const Tensor& like);
 
 // Exponents with a closed form of their own; the rest go through exp and log.
-enum PowerKind : int { kPowerZero, kPowerOne, kPowerTwo, kPowerAny };
+// kPowerFour is the default of the heatmap form only.
+enum PowerKind : int { kPowerZero, kPowerOne, kPowerTwo, kPowerAny, kPowerFour };
 
 template <typename T>
 struct Power {
@@ -58,11 +59,10 @@ HOST_DEVICE T power_of(T m, Power<T> power) {
   if constexpr (kind == kPowerOne) return m;
   if constexpr (kind == kPowerTwo) return m * m;
   constexpr T tiny = sizeof(T) == 8 ? T(2.2250738585072014e-308) : T(1.17549435e-38);
-  const T size = m < T(0) ? -m : m;
+  const T size = if_negative(m, -m, m);
   const T value = exp_lane(power.exponent * log_lane(size < tiny ? tiny : size));
   const T limit = power.exponent == T(0) ? T(1) : T(0);
-  const T positive = size < tiny ? limit : value, negative = value * power.of_negative;
-  const T known = m <= -tiny ? negative : positive;
+  const T known = size < tiny ? limit : if_negative(m, value * power.of_negative, value);
   return m == m ? known : m;
 }
 
@@ -74,7 +74,7 @@ struct Logistic {
 
 template <typename T>
 HOST_DEVICE Logistic<T> logistic(T x) {
-  const T e = exp_lane(x < T(0) ? x : -x), one = T(1) + e;
+  const T e = exp_lane<true>(if_negative(x, x, -x)), one = T(1) + e;
   T larger_half, tail;
   if constexpr (sizeof(T) == 8) {
     larger_half = T(1) / one;
@@ -87,7 +87,7 @@ HOST_DEVICE Logistic<T> logistic(T x) {
     tail = twice * atanh_tail(s * s) + twice;
   }
   const T smaller_half = e * larger_half;
-  return {x < T(0) ? smaller_half : larger_half, x < T(0) ? larger_half : smaller_half, tail};
+  return {if_negative(x, smaller_half, larger_half), if_negative(x, larger_half, smaller_half), tail};
 }
 
 // loss = (positive t + negative (1 - t)) m^gamma ce with m = 1 - p_t = p (1 - t) + q t and
@@ -97,7 +97,7 @@ HOST_DEVICE T sigmoid_focal(T x, T t, T positive, T negative, Power<T> gamma) {
   const Logistic<T> l = logistic(x);
   const T u = T(1) - t;
   // An infinite logit on the right side of its target costs nothing: 0 * inf counts as 0.
-  const T above = u * (x > T(0) ? x : T(0)), below = t * (x < T(0) ? -x : T(0));
+  const T above = u * if_negative(x, T(0), x), below = t * if_negative(x, -x, T(0));
   const T ce = (u == T(0) ? T(0) : above) + (t == T(0) ? T(0) : below) + l.tail;
   const T m = l.p * u + l.q * t;
   return (positive * t + negative * u) * power_of<kind>(m, gamma) * ce;
@@ -110,7 +110,7 @@ HOST_DEVICE T sigmoid_focal_slope(T x_in, T t, T positive, T negative, Power<T> 
   const T raised = x_in < T(-1000) ? T(-1000) : x_in, x = raised > T(1000) ? T(1000) : raised;
   const Logistic<T> l = logistic(x);
   const T u = T(1) - t;
-  const T ce = u * (x > T(0) ? x : T(0)) + t * (x < T(0) ? -x : T(0)) + l.tail;
+  const T ce = u * if_negative(x, T(0), x) + t * if_negative(x, -x, T(0)) + l.tail;
   const T m = l.p * u + l.q * t;
   const T ce_slope = l.p * u - l.q * t, m_slope = (u - t) * (l.p * l.q);
   const T scale = positive * t + negative * u;
@@ -159,11 +159,11 @@ HOST_DEVICE T softmax_focal_slope(const SoftmaxParts<T>& parts, T alpha, Power<T
 }
 
 // The two weights of the heatmap form: the target is positive where it is 1; elsewhere (1 - t)^gamma.
-template <typename T>
-HOST_DEVICE T heatmap_power(T t, int kind, Power<T> gamma) {
-  const T u = T(1) - t, square = u * u;
-  if (gamma.exponent == T(4)) return square * square;
-  return kind == kPowerZero ? T(1) : kind == kPowerOne ? u : kind == kPowerTwo ? square : power_of<kPowerAny>(u, gamma);
+template <int kind, typename T>
+HOST_DEVICE T heatmap_power(T t, Power<T> gamma) {
+  const T u = T(1) - t;
+  if constexpr (kind == kPowerFour) return (u * u) * (u * u);
+  return power_of<kind>(u, gamma);
 }
 
 }  // namespace cvops
