@@ -64,7 +64,7 @@ __global__ void __launch_bounds__(kDropBlockThreads) draw_rare_seeds_kernel(
 }
 
 // One word of the mask per thread; what is kept is counted in integers, so the order of the additions does not matter.
-__global__ void __launch_bounds__(kDropBlockThreads) kept_words_kernel(DropBlockShape s,
+__global__ void __launch_bounds__(kDropBlockThreads, 2) kept_words_kernel(DropBlockShape s,
     const uint64_t* __restrict__ seeds, int64_t words, uint64_t* __restrict__ mask, unsigned long long* kept) {
   const int64_t numel = s.numel();
   int64_t count = 0;

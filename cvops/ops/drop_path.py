@@ -53,8 +53,8 @@ def drop_path(
         ValueError: for a bad `p` or `mode`, and for an input without dimensions or of another dtype.
 
     >>> drop_path(torch.ones(4, 3), 0.5, seed=0)
-    tensor([[0., 0., 0.],
-            [2., 2., 2.],
+    tensor([[2., 2., 2.],
+            [0., 0., 0.],
             [2., 2., 2.],
             [2., 2., 2.]])
     """
@@ -76,7 +76,7 @@ def drop_channel(
     to zero with probability `p`. Arguments as :func:`drop_path`.
 
     >>> drop_channel(torch.ones(1, 4, 2), 0.5, seed=0)[0, :, 0]
-    tensor([0., 2., 2., 2.])
+    tensor([2., 0., 2., 2.])
     """
     return _drop(input, p, training, scale_by_keep, CHANNELS, generator, seed)
 
@@ -109,8 +109,8 @@ def scheduled_drop_path(
     Raises:
         ValueError: as :func:`drop_path`, and for a layer or step out of range.
 
-    >>> scheduled_drop_path(torch.ones(2, 2), 0.6, layer=2, layers=3, step=50, steps=200, seed=1)
-    tensor([[1.1111, 1.1111],
+    >>> scheduled_drop_path(torch.ones(2, 2), 0.6, layer=2, layers=3, step=50, steps=200, seed=2)
+    tensor([[0.0000, 0.0000],
             [1.1111, 1.1111]])
     """
     check_probability(p)

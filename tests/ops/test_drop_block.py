@@ -210,14 +210,16 @@ def test_planes_and_seeds_are_independent():
 
 def test_ties_of_the_first_sixteen_bits():
     """Where 16 bits do not decide about a seed, 48 more do. A gamma of (k + 1/2) / 65536 makes half of the ties seeds;
-    with block 1, gamma is p. Seed 0 has ties in a map of this size."""
-    k, size = 700, (1, 1, 200, 300)
-    index = torch.arange(60_000)
-    words = torch.stack(reference_philox(0, index // 128 * 16 + index % 32 // 2, 0))
-    piece = words.gather(0, (index % 128 // 32)[None])[0] >> index % 2 * 16 & 0xFFFF
-    assert (piece == k).any()
-    x = torch.ones(size)
-    exactly(drop_block2d(x, (k + 0.5) / 65536, 1, seed=0), reference_drop_block(x, (k + 0.5) / 65536, (1, 1), 0))
+    with block 1, gamma is p. Each of these seeds has a tie in a map of this size; one is dropped and one is kept."""
+    k, size, decisions = 700, (1, 1, 60, 100), set()
+    index = torch.arange(6000)
+    for seed in (8, 11):
+        words = torch.stack(reference_philox(seed, index // 128 * 16 + index % 32 // 2, 0))
+        piece = words.gather(0, (index % 128 // 32)[None])[0] >> index % 2 * 16 & 0xFFFF
+        out = drop_block2d(torch.ones(size), (k + 0.5) / 65536, 1, seed=seed)
+        exactly(out, reference_drop_block(torch.ones(size), (k + 0.5) / 65536, (1, 1), seed))
+        decisions |= {bool(x == 0) for x in out.flatten()[piece == k]}
+    assert decisions == {False, True}
 
 
 @pytest.mark.parametrize("p", [1 / 130, 1 / 127])
