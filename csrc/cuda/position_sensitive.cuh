@@ -38,7 +38,7 @@ struct WholeAxes {
 };
 
 template <typename Axes, bool last, typename S, typename T>
-__global__ void __launch_bounds__(kRoiThreads) position_sensitive_kernel(const S* __restrict__ input,
+__global__ void __launch_bounds__(kRoiThreads, 2) position_sensitive_kernel(const S* __restrict__ input,
     const T* __restrict__ rois, PositionShape<T> s, S* __restrict__ out, int32_t* __restrict__ channel_mapping) {
   const int64_t bins = s.pooled_h * s.pooled_w, channels = s.c / bins, total = s.k * s.c;
   for (int64_t i = grid_index(); i < total; i += grid_stride()) {
@@ -61,7 +61,7 @@ __global__ void __launch_bounds__(kRoiThreads) position_sensitive_kernel(const S
 }
 
 template <typename Axes, typename Tile, typename S, typename T>
-__global__ void __launch_bounds__(kRoiThreads) position_sensitive_backward_kernel(const S* __restrict__ grad,
+__global__ void __launch_bounds__(kRoiThreads, 2) position_sensitive_backward_kernel(const S* __restrict__ grad,
     MapStrides grad_at, const T* __restrict__ rois, PositionShape<T> s, T most, S* __restrict__ out,
     MapStrides out_at, int64_t tiles) {
   const int64_t bins = s.pooled_h * s.pooled_w;

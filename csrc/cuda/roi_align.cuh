@@ -35,7 +35,7 @@ __device__ __forceinline__ SampledBins<T> align_bins(
 
 // N channels that lie together, if `last`; else N is 1.
 template <bool last, int N, typename S, typename T>
-__global__ void __launch_bounds__(kRoiThreads) roi_align_kernel(
+__global__ void __launch_bounds__(kRoiThreads, 2) roi_align_kernel(
     RoiMaps<S, T> maps, const T* __restrict__ rois, RoiAlignShape s, S* __restrict__ out) {
   const int64_t bins = s.pooled_h * s.pooled_w, groups = s.c / N, total = s.k * groups * bins;
   for (int64_t i = grid_index(); i < total; i += grid_stride()) {
@@ -67,7 +67,7 @@ __global__ void __launch_bounds__(kRoiThreads) roi_align_kernel(
 
 // The gradient of one map, [n, c, h, w].
 template <typename Tile, typename S, typename T>
-__global__ void __launch_bounds__(kRoiThreads) roi_align_backward_kernel(const S* __restrict__ grad,
+__global__ void __launch_bounds__(kRoiThreads, 2) roi_align_backward_kernel(const S* __restrict__ grad,
     MapStrides grad_at, const T* __restrict__ rois, RoiAlignShape s, int64_t level, T scale, int64_t h, int64_t w,
     T most, S* __restrict__ out, MapStrides out_at, int64_t tiles) {
   for (int64_t block = blockIdx.x; block < tiles; block += gridDim.x) {
