@@ -140,6 +140,11 @@ def op_cases() -> dict[str, Callable[[], object]]:
     batch = (boxes.expand(4, n, 4).contiguous(), scores.expand(4, n).contiguous())
     call = torch.ops.cvops
     grad, matrix_grad = torch.ones(n), torch.ones(n, n)
+    rois = torch.cat([torch.zeros(n, 1), boxes / 10], 1)
+    pooled, positions = torch.randn(n, 8, 2, 2), torch.randn(n, 2, 2, 2)
+    indices, mapping = torch.zeros(n, 8, 2, 2, dtype=torch.int32), torch.zeros(n, 2, 2, 2, dtype=torch.int32)
+    bins, size = (1.0, 2, 2), (2, 8, 14, 14)
+    levels = ([1.0, 0.5], 2, 2, 2, False, 224, 4)
     maps, taps, geometry = torch.randn(2, 8, 14, 14), torch.randn(8, 1, 3, 3), ([1, 1], [1, 1, 1, 1], [1, 1])
     return {
         "box_iou, any metric": lambda: call.box_iou(boxes, others, 1, 0.0),
@@ -154,6 +159,18 @@ def op_cases() -> dict[str, Callable[[], object]]:
         "matrix_nms": lambda: ops.matrix_nms(boxes, scores),
         "depthwise_conv2d, any activation": lambda: call.depthwise_conv2d(maps, taps, None, *geometry, 1),
         "depthwise_conv2d_backward, all three": lambda: call.depthwise_conv2d_backward(maps, maps, taps, *geometry, 7),
+        "roi_align": lambda: call.roi_align(maps, rois, *bins, 2, False),
+        "roi_align_backward": lambda: call.roi_align_backward(pooled, rois, *bins, *size, 2, False),
+        "multiscale_roi_align, 2 levels": lambda: call.multiscale_roi_align([maps, maps], rois, *levels),
+        "multiscale_roi_align_backward, 2 levels": lambda: call.multiscale_roi_align_backward(
+            pooled, rois, *levels, 2, [14, 7], [14, 7]
+        ),
+        "roi_pool": lambda: call.roi_pool(maps, rois, *bins),
+        "roi_pool_backward": lambda: call.roi_pool_backward(pooled, rois, indices, *bins, *size),
+        "ps_roi_align": lambda: call.ps_roi_align(maps, rois, *bins, 2),
+        "ps_roi_align_backward": lambda: call.ps_roi_align_backward(positions, rois, mapping, *bins, 2, *size),
+        "ps_roi_pool": lambda: call.ps_roi_pool(maps, rois, *bins),
+        "ps_roi_pool_backward": lambda: call.ps_roi_pool_backward(positions, rois, mapping, *bins, *size),
     }
 
 

@@ -31,9 +31,8 @@ void average_bins_block(
         for (int32_t j = x.begin[q]; j < x.begin[q + 1]; ++j) {
           const S* from = line + x.taps[j].at * pixel;
           const V weight = splat<T, lanes>(x.taps[j].weight);
-          unrolled<U>(CVOPS_INLINED(auto u) {
-            across[u] = fma_of<T, lanes>(weight, load_as<T, lanes>(from + u * lanes), across[u]);
-          });
+          unrolled<U>(CVOPS_INLINED(
+              auto u) { across[u] = fma_of<T, lanes>(weight, load_as<T, lanes>(from + u * lanes), across[u]); });
         }
         const V weight = splat<T, lanes>(y.taps[i].weight);
         unrolled<U>(CVOPS_INLINED(auto u) { sum[u] = fma_of<T, lanes>(weight, across[u], sum[u]); });
@@ -45,8 +44,8 @@ void average_bins_block(
 
 // Channels [0, channels) of every bin, out[bins][pitch], from a map with the channels inside.
 template <typename T, typename S, typename Out>
-void average_bins(const S* map, int64_t row, int64_t pixel, int64_t channels, AxisTaps<T> y, AxisTaps<T> x, Out* out,
-    int64_t pitch) {
+void average_bins(
+    const S* map, int64_t row, int64_t pixel, int64_t channels, AxisTaps<T> y, AxisTaps<T> x, Out* out, int64_t pitch) {
   constexpr int lanes = full_lanes<T>;
   int64_t c = 0;
   for (; c + 4 * lanes <= channels; c += 4 * lanes) {

@@ -50,9 +50,8 @@ __global__ void __launch_bounds__(kRoiThreads, 2) position_sensitive_kernel(cons
       const S* from = input + roi.image * s.c * s.h * s.w + (last ? c : c * s.h * s.w);
       const auto right = Axes::right(s, roi);
       Axes::down(s, roi).average(bin / s.pooled_w, [&](int64_t y, T wy) {
-        right.average(bin % s.pooled_w, [&](int64_t x, T wx) {
-          sum += wy * wx * static_cast<T>(from[(y * s.w + x) * (last ? s.c : 1)]);
-        });
+        right.average(bin % s.pooled_w,
+            [&](int64_t x, T wx) { sum += wy * wx * static_cast<T>(from[(y * s.w + x) * (last ? s.c : 1)]); });
       });
     }
     out[i] = static_cast<S>(sum);
@@ -61,9 +60,9 @@ __global__ void __launch_bounds__(kRoiThreads, 2) position_sensitive_kernel(cons
 }
 
 template <typename Axes, typename Tile, typename S, typename T>
-__global__ void __launch_bounds__(kRoiThreads, 2) position_sensitive_backward_kernel(const S* __restrict__ grad,
-    MapStrides grad_at, const T* __restrict__ rois, PositionShape<T> s, T most, S* __restrict__ out,
-    MapStrides out_at, int64_t tiles) {
+__global__ void __launch_bounds__(kRoiThreads, 2)
+    position_sensitive_backward_kernel(const S* __restrict__ grad, MapStrides grad_at, const T* __restrict__ rois,
+        PositionShape<T> s, T most, S* __restrict__ out, MapStrides out_at, int64_t tiles) {
   const int64_t bins = s.pooled_h * s.pooled_w;
   for (int64_t block = blockIdx.x; block < tiles; block += gridDim.x) {
     const Tile tile(block, s.c, s.h, s.w);

@@ -29,14 +29,13 @@ struct RoiAlignShape {
 template <typename T>
 __device__ __forceinline__ SampledBins<T> align_bins(
     const RoiAlignShape& s, T from, T to, T scale, int64_t pooled, int64_t size) {
-  return SampledBins<T>(
-      from, to, scale, s.aligned ? T(0.5) : T(0), !s.aligned, pooled, s.sampling_ratio, size);
+  return SampledBins<T>(from, to, scale, s.aligned ? T(0.5) : T(0), !s.aligned, pooled, s.sampling_ratio, size);
 }
 
 // N channels that lie together, if `last`; else N is 1.
 template <bool last, int N, typename S, typename T>
-__global__ void __launch_bounds__(kRoiThreads, 2) roi_align_kernel(
-    RoiMaps<S, T> maps, const T* __restrict__ rois, RoiAlignShape s, S* __restrict__ out) {
+__global__ void __launch_bounds__(kRoiThreads, 2)
+    roi_align_kernel(RoiMaps<S, T> maps, const T* __restrict__ rois, RoiAlignShape s, S* __restrict__ out) {
   const int64_t bins = s.pooled_h * s.pooled_w, groups = s.c / N, total = s.k * groups * bins;
   for (int64_t i = grid_index(); i < total; i += grid_stride()) {
     const int64_t k = i / (groups * bins), rest = i % (groups * bins);
@@ -74,7 +73,8 @@ __global__ void __launch_bounds__(kRoiThreads, 2) roi_align_backward_kernel(cons
     const Tile tile(block, s.c, h, w);
     T sum[Tile::each] = {};
     const auto axes = [&](const Roi<T>& roi, auto&& use) {
-      return use(align_bins(s, roi.y1, roi.y2, scale, s.pooled_h, h), align_bins(s, roi.x1, roi.x2, scale, s.pooled_w, w));
+      return use(
+          align_bins(s, roi.y1, roi.y2, scale, s.pooled_h, h), align_bins(s, roi.x1, roi.x2, scale, s.pooled_w, w));
     };
     const auto meets = [&](int64_t k) {
       const Roi<T> roi = load_roi(rois, k, s.n);

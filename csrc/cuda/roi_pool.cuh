@@ -38,8 +38,8 @@ __global__ void __launch_bounds__(kRoiThreads, 2) roi_pool_kernel(const S* __res
 
 template <typename Tile, typename S, typename T>
 __global__ void __launch_bounds__(kRoiThreads, 2) roi_pool_backward_kernel(const S* __restrict__ grad,
-    const int32_t* __restrict__ argmax, MapStrides grad_at, const T* __restrict__ rois, RoiPoolShape s, T scale,
-    T most, S* __restrict__ out, MapStrides out_at, int64_t tiles) {
+    const int32_t* __restrict__ argmax, MapStrides grad_at, const T* __restrict__ rois, RoiPoolShape s, T scale, T most,
+    S* __restrict__ out, MapStrides out_at, int64_t tiles) {
   for (int64_t block = blockIdx.x; block < tiles; block += gridDim.x) {
     const Tile tile(block, s.c, s.h, s.w);
     T sum[Tile::each] = {};
