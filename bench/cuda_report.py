@@ -143,6 +143,11 @@ def op_cases() -> dict[str, Callable[[], object]]:
     logits, labels, rows = torch.randn(n, 80), torch.zeros(n, 80), torch.randn(n, 80, 1)
     classes, total = torch.randint(0, 80, (n,)), torch.ones(())
     sigmoid, softmax = (None, None, 0.25, 2.0, None), (None, 1.0, 2.0, -100)
+    rois = torch.cat([torch.zeros(n, 1), boxes / 10], 1)
+    pooled, positions = torch.randn(n, 8, 2, 2), torch.randn(n, 2, 2, 2)
+    indices, mapping = torch.zeros(n, 8, 2, 2, dtype=torch.int32), torch.zeros(n, 2, 2, 2, dtype=torch.int32)
+    bins, size = (1.0, 2, 2), (2, 8, 14, 14)
+    levels = ([1.0, 0.5], 2, 2, 2, False, 224, 4)
     maps, taps, geometry = torch.randn(2, 8, 14, 14), torch.randn(8, 1, 3, 3), ([1, 1], [1, 1, 1, 1], [1, 1])
     deformed, kernels, offsets = torch.randn(2, 8, 14, 14), torch.randn(8, 8, 3, 3), torch.randn(2, 18, 14, 14)
     once, deform = ([1, 1], [1, 1], [1, 1], 1, 1), call.deform_conv2d_backward
@@ -178,6 +183,18 @@ def op_cases() -> dict[str, Callable[[], object]]:
         "drop_block_mask": lambda: call.drop_block_mask(maps, seed, [7, 7], 0.1),
         "drop_block, and its backward": lambda: call.drop_block(maps, mask, kept, 1e-6),
         "drop_path, and its backward": lambda: call.drop_path(maps, seed, 1, 0.1, 1.0),
+        "roi_align": lambda: call.roi_align(maps, rois, *bins, 2, False),
+        "roi_align_backward": lambda: call.roi_align_backward(pooled, rois, *bins, *size, 2, False),
+        "multiscale_roi_align, 2 levels": lambda: call.multiscale_roi_align([maps, maps], rois, *levels),
+        "multiscale_roi_align_backward, 2 levels": lambda: call.multiscale_roi_align_backward(
+            pooled, rois, *levels, 2, [14, 7], [14, 7]
+        ),
+        "roi_pool": lambda: call.roi_pool(maps, rois, *bins),
+        "roi_pool_backward": lambda: call.roi_pool_backward(pooled, rois, indices, *bins, *size),
+        "ps_roi_align": lambda: call.ps_roi_align(maps, rois, *bins, 2),
+        "ps_roi_align_backward": lambda: call.ps_roi_align_backward(positions, rois, mapping, *bins, 2, *size),
+        "ps_roi_pool": lambda: call.ps_roi_pool(maps, rois, *bins),
+        "ps_roi_pool_backward": lambda: call.ps_roi_pool_backward(positions, rois, mapping, *bins, *size),
     }
 
 

@@ -82,8 +82,7 @@ Tensor position_sensitive_backward_cpu(
           for (int64_t i = c; i < c + some; ++i) {
             const int64_t bin = i % bins;
             CVOPS_CALL_ISA(spread_position, from + k * s.c + (last ? bin * channels + i / bins : i), tables.y(k),
-                bin / s.pooled_w, tables.x(k), bin % s.pooled_w, first, until, window + (i - c),
-                s.w * kWindowChannels);
+                bin / s.pooled_w, tables.x(k), bin % s.pooled_w, first, until, window + (i - c), s.w * kWindowChannels);
           }
         });
   });

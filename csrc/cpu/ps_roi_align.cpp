@@ -12,14 +12,13 @@ auto bilinear_taps(const RoiSizes& s, double scale, int64_t sampling_ratio) {
       const auto axis = [&](T from, T to, int64_t pooled, int64_t size) {
         return SampledAxis<T>{roi_axis(from, to, T(scale), T(0.5), false, pooled, sampling_ratio), size};
       };
-      return std::pair(
-          axis(rows[k].y1, rows[k].y2, s.pooled_h, s.h), axis(rows[k].x1, rows[k].x2, s.pooled_w, s.w));
+      return std::pair(axis(rows[k].y1, rows[k].y2, s.pooled_h, s.h), axis(rows[k].x1, rows[k].x2, s.pooled_w, s.w));
     });
   };
 }
 
-std::tuple<Tensor, Tensor> ps_roi_align_cpu(const Tensor& input, const Tensor& rois, double scale, int64_t pooled_h,
-    int64_t pooled_w, int64_t sampling_ratio) {
+std::tuple<Tensor, Tensor> ps_roi_align_cpu(
+    const Tensor& input, const Tensor& rois, double scale, int64_t pooled_h, int64_t pooled_w, int64_t sampling_ratio) {
   const RoiSizes s = check_ps_roi_align(input, rois, scale, pooled_h, pooled_w, sampling_ratio);
   return position_sensitive_cpu("ps_roi_align", s, input, rois, bilinear_taps(s, scale, sampling_ratio));
 }

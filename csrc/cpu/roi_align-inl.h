@@ -10,7 +10,17 @@ template <typename T, int lanes, int U, typename S, typename Out>
 void average_bins_block(
     const S* map, int64_t row, int64_t pixel, const AxisTaps<T>& y, const AxisTaps<T>& x, Out* out, int64_t pitch) {
   typedef Vec<T, lanes> V;
+  constexpr int64_t line_elements = 64 / sizeof(S);
   for (int64_t p = 0; p < y.bins; ++p) {
+    // The hardware does not foresee the rows of the next bins.
+    for (int32_t i = y.begin[p + 1]; p + 1 < y.bins && i < y.begin[p + 2]; ++i) {
+      const S* line = map + y.taps[i].at * row;
+      for (int32_t j = 0; j < x.begin[x.bins]; ++j) {
+        const S* from = line + x.taps[j].at * pixel;
+        unrolled<(U * lanes + line_elements - 1) / line_elements>(
+            CVOPS_INLINED(auto u) { __builtin_prefetch(from + u * line_elements); });
+      }
+    }
     for (int64_t q = 0; q < x.bins; ++q, out += pitch) {
       V sum[U];
       unrolled<U>(CVOPS_INLINED(auto u) { sum[u] = V{}; });
@@ -21,9 +31,8 @@ void average_bins_block(
         for (int32_t j = x.begin[q]; j < x.begin[q + 1]; ++j) {
           const S* from = line + x.taps[j].at * pixel;
           const V weight = splat<T, lanes>(x.taps[j].weight);
-          unrolled<U>(CVOPS_INLINED(auto u) {
-            across[u] = fma_of<T, lanes>(weight, load_as<T, lanes>(from + u * lanes), across[u]);
-          });
+          unrolled<U>(CVOPS_INLINED(
+              auto u) { across[u] = fma_of<T, lanes>(weight, load_as<T, lanes>(from + u * lanes), across[u]); });
         }
         const V weight = splat<T, lanes>(y.taps[i].weight);
         unrolled<U>(CVOPS_INLINED(auto u) { sum[u] = fma_of<T, lanes>(weight, across[u], sum[u]); });
@@ -35,8 +44,8 @@ void average_bins_block(
 
 // Channels [0, channels) of every bin, out[bins][pitch], from a map with the channels inside.
 template <typename T, typename S, typename Out>
-void average_bins(const S* map, int64_t row, int64_t pixel, int64_t channels, AxisTaps<T> y, AxisTaps<T> x, Out* out,
-    int64_t pitch) {
+void average_bins(
+    const S* map, int64_t row, int64_t pixel, int64_t channels, AxisTaps<T> y, AxisTaps<T> x, Out* out, int64_t pitch) {
   constexpr int lanes = full_lanes<T>;
   int64_t c = 0;
   for (; c + 4 * lanes <= channels; c += 4 * lanes) {
@@ -85,6 +94,11 @@ void spread_bins(const S* grad, int64_t bin, int64_t channel, int64_t channels, 
       if (!loaded) {
         for (int64_t q = 0; q < x.bins; ++q) {
           const S* from = grad + (p * x.bins + q) * bin;
+          if (channel == 1 && channels == 16) {
+            unrolled<U>(CVOPS_INLINED(
+                auto u) { store<T, lanes>(tile + q * 16 + u * lanes, load_as<T, lanes>(from + u * lanes)); });
+            continue;
+          }
           for (int64_t c = 0; c < 16; ++c) tile[q * 16 + c] = c < channels ? load_one<T>(from + c * channel) : T(0);
         }
         loaded = true;

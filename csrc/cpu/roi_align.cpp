@@ -31,11 +31,9 @@ RoiTables<T> tables_of(const RoiAlign& job, const std::vector<RoiRow<T>>& rows, 
     const RoiRow<T>& roi = rows[k];
     const RoiMap& map = job.maps[groups.map[k] / job.n];
     const T scale = T(map.scale), offset = job.aligned ? T(0.5) : T(0);
-    return std::pair(SampledAxis<T>{roi_axis(roi.y1, roi.y2, scale, offset, !job.aligned, job.pooled_h,
-                                        job.sampling_ratio),
-                         map.h},
-        SampledAxis<T>{
-            roi_axis(roi.x1, roi.x2, scale, offset, !job.aligned, job.pooled_w, job.sampling_ratio), map.w});
+    return std::pair(
+        SampledAxis<T>{roi_axis(roi.y1, roi.y2, scale, offset, !job.aligned, job.pooled_h, job.sampling_ratio), map.h},
+        SampledAxis<T>{roi_axis(roi.x1, roi.x2, scale, offset, !job.aligned, job.pooled_w, job.sampling_ratio), map.w});
   });
 }
 

@@ -13,8 +13,7 @@ namespace cvops {
 namespace {
 
 template <typename T>
-RoiTables<T> tables_of(
-    const RoiSizes& s, double scale, const std::vector<RoiRow<T>>& rows, const RoiGroups& groups) {
+RoiTables<T> tables_of(const RoiSizes& s, double scale, const std::vector<RoiRow<T>>& rows, const RoiGroups& groups) {
   return RoiTables<T>(groups, s.pooled_h, s.pooled_w, [&](int64_t k) {
     const RoiRow<T>& roi = rows[k];
     return std::pair(PooledAxis<T>{roi.y1, roi.y2, T(scale), true, s.pooled_h, s.h},

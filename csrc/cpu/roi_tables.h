@@ -42,8 +42,7 @@ struct SampledAxis {
     if (samples.first >= samples.last) return 0;
     const auto a = roi_pixels(roi_sample(axis, p, samples.first), size);
     const auto b = roi_pixels(roi_sample(axis, p, samples.last - 1), size);
-    return std::min(
-        2 * (samples.last - samples.first), std::max(a.high, b.high) - std::min(a.low, b.low) + 1);
+    return std::min(2 * (samples.last - samples.first), std::max(a.high, b.high) - std::min(a.low, b.low) + 1);
   }
 
   int64_t fill(int64_t p, RoiTap<T>* taps) const {
@@ -94,8 +93,8 @@ struct RoiRow {
 
 template <typename T>
 std::vector<RoiRow<T>> roi_rows(const Tensor& rois_in) {
-  const Tensor rois =
-      torch::stable::to(torch::stable::contiguous(rois_in), std::is_same_v<T, double> ? ScalarType::Double : ScalarType::Float);
+  const Tensor rois = torch::stable::to(
+      torch::stable::contiguous(rois_in), std::is_same_v<T, double> ? ScalarType::Double : ScalarType::Float);
   const T* from = rois.template const_data_ptr<T>();
   std::vector<RoiRow<T>> rows(rois.size(0));
   for (size_t k = 0; k < rows.size(); ++k, from += 5) rows[k] = {from[0], from[1], from[2], from[3], from[4]};
@@ -172,8 +171,8 @@ class RoiTables {
     return {begins_.data() + k * pitch_, taps_.get() + first_[2 * k], pooled_h_, bounds_[4 * k], bounds_[4 * k + 1]};
   }
   AxisTaps<T> x(int64_t k) const {
-    return {begins_.data() + k * pitch_ + pooled_h_ + 1, taps_.get() + first_[2 * k + 1], pooled_w_,
-        bounds_[4 * k + 2], bounds_[4 * k + 3]};
+    return {begins_.data() + k * pitch_ + pooled_h_ + 1, taps_.get() + first_[2 * k + 1], pooled_w_, bounds_[4 * k + 2],
+        bounds_[4 * k + 3]};
   }
 
  private:
@@ -194,8 +193,8 @@ class RoiTables {
   }
 
   int64_t pooled_h_, pooled_w_, pitch_;
-  std::vector<int32_t> begins_;           // [k, pooled_h + 1 + pooled_w + 1]
-  std::vector<int64_t> first_, bounds_;   // [k, 2], [k, 2, 2]
+  std::vector<int32_t> begins_;          // [k, pooled_h + 1 + pooled_w + 1]
+  std::vector<int64_t> first_, bounds_;  // [k, 2], [k, 2, 2]
   std::unique_ptr<RoiTap<T>[]> taps_;
 };
 

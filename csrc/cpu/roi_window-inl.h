@@ -9,12 +9,18 @@ inline T load_one(const S* from) {
 }
 
 // `saturate`: a gradient that is too large for a float16 stays finite.
+template <bool saturate, typename T, int lanes, typename S>
+inline void store_gradient(S* to, Vec<T, lanes> value) {
+  if constexpr (saturate && std::is_same_v<S, Half>) {
+    const Vec<T, lanes> most = splat<T, lanes>(T(65504));
+    value = value > most ? most : value < -most ? -most : value;
+  }
+  store_as<T, lanes>(to, value);
+}
+
 template <bool saturate, typename T, typename S>
 inline void store_one(S* to, T value) {
-  if constexpr (saturate && std::is_same_v<S, Half>) {
-    value = value > T(65504) ? T(65504) : value < T(-65504) ? T(-65504) : value;
-  }
-  store_as<T, 1>(to, splat<T, 1>(value));
+  store_gradient<saturate, T, 1>(to, splat<T, 1>(value));
 }
 
 // 8 x 8 values, rows to columns, in three rounds that each interleave row i with row i + 4.
@@ -74,7 +80,12 @@ void unpack_window(const T* from, int64_t channels, int64_t n, S* to, int64_t pi
 // to[n][channels] = from[n][16], rows of `to` `pitch` apart.
 template <bool saturate, typename T, typename S>
 void copy_window(const T* from, int64_t channels, int64_t n, S* to, int64_t pitch) {
+  constexpr int lanes = full_lanes<T>;
   for (int64_t x = 0; x < n; ++x) {
-    for (int64_t i = 0; i < channels; ++i) store_one<saturate>(to + x * pitch + i, from[x * 16 + i]);
+    int64_t i = 0;
+    for (; i + lanes <= channels; i += lanes) {
+      store_gradient<saturate, T, lanes>(to + x * pitch + i, load<T, lanes>(from + x * 16 + i));
+    }
+    for (; i < channels; ++i) store_one<saturate>(to + x * pitch + i, from[x * 16 + i]);
   }
 }

@@ -22,9 +22,7 @@ struct MapsOf {
 
   const Level& level(int64_t map) const { return levels[map / n]; }
   // Channel c of the map.
-  S* plane(int64_t map, int64_t c_) const {
-    return level(map).data + (map % n * c + c_) * level(map).h * level(map).w;
-  }
+  S* plane(int64_t map, int64_t c_) const { return level(map).data + (map % n * c + c_) * level(map).h * level(map).w; }
 };
 
 // RoIs order[first] to order[last - 1] of one map, and 16 channels. `whole`: the map is packed once for all of them,
@@ -71,8 +69,8 @@ struct WindowPlan {
 // visit(k, c, channels, window, row, y, x, own) for every RoI and block of channels: `window` is such that pixel
 // (y.taps[i].at, x.taps[j].at) is at window + y * row + 16 * x; `own` is the thread's, of `own_size` T.
 template <typename S, typename T, typename Visit>
-void for_each_window(const MapsOf<const S>& maps, const RoiGroups& groups, const RoiTables<T>& tables,
-    int64_t own_size, const Visit& visit) {
+void for_each_window(const MapsOf<const S>& maps, const RoiGroups& groups, const RoiTables<T>& tables, int64_t own_size,
+    const Visit& visit) {
   const WindowPlan plan(maps, groups, tables);
   Scratch<T> windows(plan.window), owns(own_size);
   Scratch<RoiTap<T>> tap_rows(plan.taps);

@@ -38,7 +38,7 @@ struct WholeAxes {
 };
 
 template <typename Axes, bool last, typename S, typename T>
-__global__ void __launch_bounds__(kRoiThreads) position_sensitive_kernel(const S* __restrict__ input,
+__global__ void __launch_bounds__(kRoiThreads, 2) position_sensitive_kernel(const S* __restrict__ input,
     const T* __restrict__ rois, PositionShape<T> s, S* __restrict__ out, int32_t* __restrict__ channel_mapping) {
   const int64_t bins = s.pooled_h * s.pooled_w, channels = s.c / bins, total = s.k * s.c;
   for (int64_t i = grid_index(); i < total; i += grid_stride()) {
@@ -50,9 +50,8 @@ __global__ void __launch_bounds__(kRoiThreads) position_sensitive_kernel(const S
       const S* from = input + roi.image * s.c * s.h * s.w + (last ? c : c * s.h * s.w);
       const auto right = Axes::right(s, roi);
       Axes::down(s, roi).average(bin / s.pooled_w, [&](int64_t y, T wy) {
-        right.average(bin % s.pooled_w, [&](int64_t x, T wx) {
-          sum += wy * wx * static_cast<T>(from[(y * s.w + x) * (last ? s.c : 1)]);
-        });
+        right.average(bin % s.pooled_w,
+            [&](int64_t x, T wx) { sum += wy * wx * static_cast<T>(from[(y * s.w + x) * (last ? s.c : 1)]); });
       });
     }
     out[i] = static_cast<S>(sum);
@@ -61,9 +60,9 @@ __global__ void __launch_bounds__(kRoiThreads) position_sensitive_kernel(const S
 }
 
 template <typename Axes, typename Tile, typename S, typename T>
-__global__ void __launch_bounds__(kRoiThreads) position_sensitive_backward_kernel(const S* __restrict__ grad,
-    MapStrides grad_at, const T* __restrict__ rois, PositionShape<T> s, T most, S* __restrict__ out,
-    MapStrides out_at, int64_t tiles) {
+__global__ void __launch_bounds__(kRoiThreads, 2)
+    position_sensitive_backward_kernel(const S* __restrict__ grad, MapStrides grad_at, const T* __restrict__ rois,
+        PositionShape<T> s, T most, S* __restrict__ out, MapStrides out_at, int64_t tiles) {
   const int64_t bins = s.pooled_h * s.pooled_w;
   for (int64_t block = blockIdx.x; block < tiles; block += gridDim.x) {
     const Tile tile(block, s.c, s.h, s.w);

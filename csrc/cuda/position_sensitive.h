@@ -49,10 +49,9 @@ Tensor position_sensitive_backward_cuda(
     using T = compute_t<scalar_t>;
     const auto run = [&]<typename Tile>() {
       const int64_t tiles = tiles_of<Tile>(s.n, s.c, s.h, s.w);
-      CVOPS_LAUNCH((position_sensitive_backward_kernel<Axes<T>, Tile, scalar_t, T>), blocks_for(tiles, 1),
-          kRoiThreads, 0, scope.stream(), grad.const_data_ptr<scalar_t>(),
-          map_strides(s.c / s.bins(), s.pooled_h, s.pooled_w, last), rois.const_data_ptr<T>(),
-          position_shape<T>(s, scale, sampling_ratio), largest_gradient<scalar_t, T>(),
+      CVOPS_LAUNCH((position_sensitive_backward_kernel<Axes<T>, Tile, scalar_t, T>), blocks_for(tiles, 1), kRoiThreads,
+          0, scope.stream(), grad.const_data_ptr<scalar_t>(), map_strides(s.c / s.bins(), s.pooled_h, s.pooled_w, last),
+          rois.const_data_ptr<T>(), position_shape<T>(s, scale, sampling_ratio), largest_gradient<scalar_t, T>(),
           out.mutable_data_ptr<scalar_t>(), map_strides(s.c, s.h, s.w, last), tiles);
     };
     if (last) {

@@ -13,7 +13,8 @@ std::tuple<Tensor, Tensor> ps_roi_align_cuda(
 }
 
 Tensor ps_roi_align_backward_cuda(const Tensor& grad, const Tensor& rois, const Tensor& channel_mapping, double scale,
-    int64_t pooled_h, int64_t pooled_w, int64_t sampling_ratio, int64_t batch, int64_t channels, int64_t height, int64_t width) {
+    int64_t pooled_h, int64_t pooled_w, int64_t sampling_ratio, int64_t batch, int64_t channels, int64_t height,
+    int64_t width) {
   const RoiSizes s = check_ps_roi_align_backward(
       grad, rois, channel_mapping, scale, pooled_h, pooled_w, sampling_ratio, batch, channels, height, width);
   return position_sensitive_backward_cuda<SampledAxes>(s, grad, rois, scale, sampling_ratio);

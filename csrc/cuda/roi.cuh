@@ -89,8 +89,8 @@ struct SampledBins {
   int64_t bins, size;
   T slack;  // more than the rounding of any position
 
-  __device__ SampledBins(T from, T to, T scale, T offset, bool at_least_one, int64_t pooled, int64_t sampling_ratio,
-      int64_t size_)
+  __device__ SampledBins(
+      T from, T to, T scale, T offset, bool at_least_one, int64_t pooled, int64_t sampling_ratio, int64_t size_)
       : axis(roi_axis(from, to, scale, offset, at_least_one, pooled, sampling_ratio)), bins(pooled), size(size_) {
     constexpr T epsilon = sizeof(T) == 4 ? T(1e-6) : T(2e-15);
     slack = (std::abs(axis.start) + std::abs(axis.bin) * T(pooled) + T(size)) * epsilon;
@@ -109,8 +109,7 @@ struct SampledBins {
   // How much pixel `at` counts in bin p.
   __device__ T weight(int64_t p, int64_t at) const {
     const T step = axis.bin / T(axis.grid);
-    const IndexRange samples =
-        indices_near(axis.start + T(p) * axis.bin + T(0.5) * step, step, at, slack, axis.grid);
+    const IndexRange samples = indices_near(axis.start + T(p) * axis.bin + T(0.5) * step, step, at, slack, axis.grid);
     T sum = 0;
     for (int64_t i = samples.first; i < samples.last; ++i) {
       const T position = roi_sample(axis, p, i);
@@ -142,9 +141,7 @@ struct WholeBins {
   int64_t bins, size;
 
   __device__ IndexRange bin(int64_t p) const { return roi_pool_bin(from, to, scale, inclusive, bins, p, size); }
-  __device__ bool meets(int64_t first, int64_t last) const {
-    return bin(0).first < last && bin(bins - 1).last > first;
-  }
+  __device__ bool meets(int64_t first, int64_t last) const { return bin(0).first < last && bin(bins - 1).last > first; }
   __device__ bool holds(int64_t p, int64_t at) const {
     const IndexRange pixels = bin(p);
     return at >= pixels.first && at < pixels.last;

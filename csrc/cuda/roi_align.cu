@@ -75,9 +75,8 @@ Tensor roi_align_cuda(const Tensor& input, const Tensor& rois, double scale, int
   return forward(check_roi_align(input, rois, scale, pooled_h, pooled_w, sampling_ratio, aligned), {input}, rois);
 }
 
-Tensor roi_align_backward_cuda(const Tensor& grad, const Tensor& rois, double scale, int64_t pooled_h,
-    int64_t pooled_w, int64_t batch, int64_t channels, int64_t height, int64_t width, int64_t sampling_ratio,
-    bool aligned) {
+Tensor roi_align_backward_cuda(const Tensor& grad, const Tensor& rois, double scale, int64_t pooled_h, int64_t pooled_w,
+    int64_t batch, int64_t channels, int64_t height, int64_t width, int64_t sampling_ratio, bool aligned) {
   const RoiAlign job = check_roi_align_backward(
       grad, rois, scale, pooled_h, pooled_w, batch, channels, height, width, sampling_ratio, aligned);
   return backward(job, grad, rois)[0];

@@ -29,14 +29,13 @@ struct RoiAlignShape {
 template <typename T>
 __device__ __forceinline__ SampledBins<T> align_bins(
     const RoiAlignShape& s, T from, T to, T scale, int64_t pooled, int64_t size) {
-  return SampledBins<T>(
-      from, to, scale, s.aligned ? T(0.5) : T(0), !s.aligned, pooled, s.sampling_ratio, size);
+  return SampledBins<T>(from, to, scale, s.aligned ? T(0.5) : T(0), !s.aligned, pooled, s.sampling_ratio, size);
 }
 
 // N channels that lie together, if `last`; else N is 1.
 template <bool last, int N, typename S, typename T>
-__global__ void __launch_bounds__(kRoiThreads) roi_align_kernel(
-    RoiMaps<S, T> maps, const T* __restrict__ rois, RoiAlignShape s, S* __restrict__ out) {
+__global__ void __launch_bounds__(kRoiThreads, 2)
+    roi_align_kernel(RoiMaps<S, T> maps, const T* __restrict__ rois, RoiAlignShape s, S* __restrict__ out) {
   const int64_t bins = s.pooled_h * s.pooled_w, groups = s.c / N, total = s.k * groups * bins;
   for (int64_t i = grid_index(); i < total; i += grid_stride()) {
     const int64_t k = i / (groups * bins), rest = i % (groups * bins);
@@ -67,14 +66,15 @@ __global__ void __launch_bounds__(kRoiThreads) roi_align_kernel(
 
 // The gradient of one map, [n, c, h, w].
 template <typename Tile, typename S, typename T>
-__global__ void __launch_bounds__(kRoiThreads) roi_align_backward_kernel(const S* __restrict__ grad,
+__global__ void __launch_bounds__(kRoiThreads, 2) roi_align_backward_kernel(const S* __restrict__ grad,
     MapStrides grad_at, const T* __restrict__ rois, RoiAlignShape s, int64_t level, T scale, int64_t h, int64_t w,
     T most, S* __restrict__ out, MapStrides out_at, int64_t tiles) {
   for (int64_t block = blockIdx.x; block < tiles; block += gridDim.x) {
     const Tile tile(block, s.c, h, w);
     T sum[Tile::each] = {};
     const auto axes = [&](const Roi<T>& roi, auto&& use) {
-      return use(align_bins(s, roi.y1, roi.y2, scale, s.pooled_h, h), align_bins(s, roi.x1, roi.x2, scale, s.pooled_w, w));
+      return use(
+          align_bins(s, roi.y1, roi.y2, scale, s.pooled_h, h), align_bins(s, roi.x1, roi.x2, scale, s.pooled_w, w));
     };
     const auto meets = [&](int64_t k) {
       const Roi<T> roi = load_roi(rois, k, s.n);

@@ -37,8 +37,8 @@ std::tuple<Tensor, Tensor> roi_pool_cuda(
 
 Tensor roi_pool_backward_cuda(const Tensor& grad_in, const Tensor& rois_in, const Tensor& argmax_in, double scale,
     int64_t pooled_h, int64_t pooled_w, int64_t batch, int64_t channels, int64_t height, int64_t width) {
-  const RoiSizes s = check_roi_pool_backward(
-      grad_in, rois_in, argmax_in, scale, pooled_h, pooled_w, batch, channels, height, width);
+  const RoiSizes s =
+      check_roi_pool_backward(grad_in, rois_in, argmax_in, scale, pooled_h, pooled_w, batch, channels, height, width);
   const DeviceScope scope(grad_in);
   const bool last = roi_channels_last(grad_in);
   const Tensor grad = roi_in_format(grad_in, last), argmax = roi_in_format(argmax_in, last);
@@ -48,10 +48,10 @@ Tensor roi_pool_backward_cuda(const Tensor& grad_in, const Tensor& rois_in, cons
     using T = compute_t<scalar_t>;
     const auto run = [&]<typename Tile>() {
       const int64_t tiles = tiles_of<Tile>(s.n, s.c, s.h, s.w);
-      CVOPS_LAUNCH((roi_pool_backward_kernel<Tile, scalar_t, T>), blocks_for(tiles, 1), kRoiThreads, 0,
-          scope.stream(), grad.const_data_ptr<scalar_t>(), argmax.const_data_ptr<int32_t>(),
-          map_strides(s.c, pooled_h, pooled_w, last), rois.const_data_ptr<T>(), shape_from(s), T(scale),
-          largest_gradient<scalar_t, T>(), out.mutable_data_ptr<scalar_t>(), map_strides(s.c, s.h, s.w, last), tiles);
+      CVOPS_LAUNCH((roi_pool_backward_kernel<Tile, scalar_t, T>), blocks_for(tiles, 1), kRoiThreads, 0, scope.stream(),
+          grad.const_data_ptr<scalar_t>(), argmax.const_data_ptr<int32_t>(), map_strides(s.c, pooled_h, pooled_w, last),
+          rois.const_data_ptr<T>(), shape_from(s), T(scale), largest_gradient<scalar_t, T>(),
+          out.mutable_data_ptr<scalar_t>(), map_strides(s.c, s.h, s.w, last), tiles);
     };
     if (last) {
       run.template operator()<PixelTile>();

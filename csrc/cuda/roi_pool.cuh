@@ -11,7 +11,7 @@ struct RoiPoolShape {
 };
 
 template <bool last, typename S, typename T>
-__global__ void __launch_bounds__(kRoiThreads) roi_pool_kernel(const S* __restrict__ input,
+__global__ void __launch_bounds__(kRoiThreads, 2) roi_pool_kernel(const S* __restrict__ input,
     const T* __restrict__ rois, RoiPoolShape s, T scale, S* __restrict__ out, int32_t* __restrict__ argmax) {
   const int64_t bins = s.pooled_h * s.pooled_w, total = s.k * s.c * bins;
   for (int64_t i = grid_index(); i < total; i += grid_stride()) {
@@ -37,9 +37,9 @@ __global__ void __launch_bounds__(kRoiThreads) roi_pool_kernel(const S* __restri
 }
 
 template <typename Tile, typename S, typename T>
-__global__ void __launch_bounds__(kRoiThreads) roi_pool_backward_kernel(const S* __restrict__ grad,
-    const int32_t* __restrict__ argmax, MapStrides grad_at, const T* __restrict__ rois, RoiPoolShape s, T scale,
-    T most, S* __restrict__ out, MapStrides out_at, int64_t tiles) {
+__global__ void __launch_bounds__(kRoiThreads, 2) roi_pool_backward_kernel(const S* __restrict__ grad,
+    const int32_t* __restrict__ argmax, MapStrides grad_at, const T* __restrict__ rois, RoiPoolShape s, T scale, T most,
+    S* __restrict__ out, MapStrides out_at, int64_t tiles) {
   for (int64_t block = blockIdx.x; block < tiles; block += gridDim.x) {
     const Tile tile(block, s.c, s.h, s.w);
     T sum[Tile::each] = {};

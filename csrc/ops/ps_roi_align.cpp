@@ -11,12 +11,13 @@ RoiSizes check_ps_roi_align(
   return s;
 }
 
-RoiSizes check_ps_roi_align_backward(const Tensor& grad, const Tensor& rois, const Tensor& channel_mapping, double scale,
-    int64_t pooled_h, int64_t pooled_w, int64_t sampling_ratio, int64_t batch, int64_t channels, int64_t height, int64_t width) {
+RoiSizes check_ps_roi_align_backward(const Tensor& grad, const Tensor& rois, const Tensor& channel_mapping,
+    double scale, int64_t pooled_h, int64_t pooled_w, int64_t sampling_ratio, int64_t batch, int64_t channels,
+    int64_t height, int64_t width) {
   constexpr const char* op = "ps_roi_align_backward";
   const int64_t grad_channels = position_sensitive_channels(op, channels, pooled_h, pooled_w);
-  const RoiSizes s = check_roi_backward(
-      op, grad, rois, scale, pooled_h, pooled_w, batch, channels, height, width, grad_channels);
+  const RoiSizes s =
+      check_roi_backward(op, grad, rois, scale, pooled_h, pooled_w, batch, channels, height, width, grad_channels);
   check_roi_indices(op, "channel_mapping", channel_mapping, grad);
   check_sampling_ratio("ps_roi_align", sampling_ratio);
   return s;
@@ -26,10 +27,12 @@ RoiSizes check_ps_roi_align_backward(const Tensor& grad, const Tensor& rois, con
 
 STABLE_TORCH_LIBRARY_FRAGMENT(cvops, m) {
   m.def(
-      "ps_roi_align(Tensor input, Tensor rois, float spatial_scale, SymInt pooled_height, SymInt pooled_width, int sampling_ratio) -> "
+      "ps_roi_align(Tensor input, Tensor rois, float spatial_scale, SymInt pooled_height, SymInt pooled_width, int "
+      "sampling_ratio) -> "
       "(Tensor, Tensor)");
   m.def(
       "ps_roi_align_backward(Tensor grad, Tensor rois, Tensor channel_mapping, float spatial_scale, "
-      "SymInt pooled_height, SymInt pooled_width, int sampling_ratio, SymInt batch_size, SymInt channels, SymInt height, "
+      "SymInt pooled_height, SymInt pooled_width, int sampling_ratio, SymInt batch_size, SymInt channels, SymInt "
+      "height, "
       "SymInt width) -> Tensor");
 }

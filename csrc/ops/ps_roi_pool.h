@@ -9,7 +9,6 @@ namespace cvops {
 CVOPS_API RoiSizes check_ps_roi_pool(
     const Tensor& input, const Tensor& rois, double scale, int64_t pooled_h, int64_t pooled_w);
 CVOPS_API RoiSizes check_ps_roi_pool_backward(const Tensor& grad, const Tensor& rois, const Tensor& channel_mapping,
-    double scale, int64_t pooled_h, int64_t pooled_w, int64_t batch, int64_t channels, int64_t height,
-    int64_t width);
+    double scale, int64_t pooled_h, int64_t pooled_w, int64_t batch, int64_t channels, int64_t height, int64_t width);
 
 }  // namespace cvops

@@ -41,15 +41,15 @@ RoiSizes check_roi_backward(const char* op, const Tensor& grad, const Tensor& ro
       ": the size of the input must not be negative, got [", batch, ", ", channels, ", ", height, ", ", width, "]");
   check_map(op, height, width);
   const int64_t k = rois.size(0);
-  CVOPS_CHECK(grad.dim() == 4 && grad.size(0) == k && grad.size(1) == grad_channels && grad.size(2) == ph &&
-                  grad.size(3) == pw,
+  CVOPS_CHECK(
+      grad.dim() == 4 && grad.size(0) == k && grad.size(1) == grad_channels && grad.size(2) == ph && grad.size(3) == pw,
       op, ": grad must be [", k, ", ", grad_channels, ", ", ph, ", ", pw, "], got ", shape_of(grad));
   return {batch, channels, height, width, k, ph, pw};
 }
 
 void check_sampling_ratio(const char* op, int64_t sampling_ratio) {
-  CVOPS_CHECK(sampling_ratio <= kMaxSamplingRatio, op, ": sampling_ratio must be at most ", kMaxSamplingRatio,
-      ", got ", sampling_ratio);
+  CVOPS_CHECK(sampling_ratio <= kMaxSamplingRatio, op, ": sampling_ratio must be at most ", kMaxSamplingRatio, ", got ",
+      sampling_ratio);
 }
 
 int64_t position_sensitive_channels(const char* op, int64_t channels, int64_t ph, int64_t pw) {

@@ -71,8 +71,8 @@ RoiAlign check_multiscale_roi_align_backward(const Tensor& grad, const Tensor& r
   const int64_t channels = grad.size(1);
   RoiAlign job{batch, channels, 0, ph, pw, sampling_ratio, aligned, {}, {}};
   for (size_t i = 0; i < heights.size(); ++i) {
-    const RoiSizes s = check_roi_backward(
-        op, grad, rois, scales[i], ph, pw, batch, channels, heights[i], widths[i], channels);
+    const RoiSizes s =
+        check_roi_backward(op, grad, rois, scales[i], ph, pw, batch, channels, heights[i], widths[i], channels);
     job.k = s.k;
     job.maps.push_back({s.h, s.w, scales[i]});
   }

@@ -10,8 +10,8 @@ RoiSizes check_roi_pool(const Tensor& input, const Tensor& rois, double scale, i
 RoiSizes check_roi_pool_backward(const Tensor& grad, const Tensor& rois, const Tensor& argmax, double scale,
     int64_t pooled_h, int64_t pooled_w, int64_t batch, int64_t channels, int64_t height, int64_t width) {
   constexpr const char* op = "roi_pool_backward";
-  const RoiSizes s = check_roi_backward(
-      op, grad, rois, scale, pooled_h, pooled_w, batch, channels, height, width, channels);
+  const RoiSizes s =
+      check_roi_backward(op, grad, rois, scale, pooled_h, pooled_w, batch, channels, height, width, channels);
   check_roi_indices(op, "argmax", argmax, grad);
   return s;
 }
