@@ -141,8 +141,8 @@ def _replace_everywhere(old: Function, new: Function) -> None:
                 setattr(module, name, new)
 
 
-# torchvision's operators, and those of their gradients, in terms of ours. Registered for the backends only: torchvision's
-# autograd stays above them. (A Python kernel at the autograd key cannot be taken back without a trace.)
+# torchvision's operators, and those of their gradients, in terms of ours. Registered for the backends only, so that
+# torchvision's autograd stays above them: a Python kernel at the autograd key cannot be taken back without a trace.
 
 
 def _nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
