@@ -268,6 +268,7 @@ class RoiSuite:
         def call(x, rois):
             return self.op(x, rois, 2, 0.5)
 
+        torch._dynamo.reset()  # `call` is one code object for every op and parameter, which counts as recompiling it
         compiled = torch.compile(call, fullgraph=True, dynamic=dynamic, backend="aot_eager")
         for k, width in ((3, 9), (5, 12)):
             x = self.maps(2, (2, 2), torch.float32, device, shape=(2, 7, width)).requires_grad_()
