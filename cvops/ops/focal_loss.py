@@ -56,7 +56,7 @@ def sigmoid_focal_loss(
     >>> sigmoid_focal_loss(torch.tensor([[2.0, -1.0]]), torch.tensor([[1.0, 0.0]]))
     tensor([[0.0005, 0.0170]])
     >>> sigmoid_focal_loss(torch.tensor([[2.0, -1.0]]), torch.tensor([0]), reduction="sum")
-    tensor(0.0175)
+    tensor(0.0174)
     """
     _check(reduction, gamma)
     indices = targets.ndim == inputs.ndim - 1 and targets.shape == inputs.shape[:-1]
@@ -123,7 +123,7 @@ def softmax_focal_loss(
         RuntimeError: dtypes or devices that do not fit; a target out of range.
 
     >>> softmax_focal_loss(torch.tensor([[2.0, 0.0, 0.0], [0.0, 0.0, 0.0]]), torch.tensor([0, 1]))
-    tensor([0.0108, 0.4883])
+    tensor([0.0109, 0.4883])
     """
     _check(reduction, gamma)
     if inputs.ndim < 2:
