@@ -226,6 +226,7 @@ def test_autocast_computes_in_float32(device):
     torch.testing.assert_close(out, expected, rtol=0, atol=0)
 
 
+@pytest.mark.skipif(ON_CUDA_HOST, reason="the CUDA side multiplies with torch's own product")
 def test_threads_do_not_change_bits():
     inputs, geometry = tensors("wide")
     leaves = [t.requires_grad_() for t in inputs]
