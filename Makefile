@@ -30,7 +30,7 @@ asan: build
 	$(BIN)/python tests/host/run.py --asan -- tests/host tests/ops
 
 bench: build
-	$(BIN)/pytest bench/ops bench/models --benchmark-enable --benchmark-disable-gc --benchmark-columns=median,iqr,rounds -q
+	$(BIN)/pytest bench/ops --benchmark-enable --benchmark-disable-gc --benchmark-columns=median,iqr,rounds -q
 	$(BIN)/python -m bench.report docs/benchmarks.md README.md
 
 cuda-report: build

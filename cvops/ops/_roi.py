@@ -1,11 +1,13 @@
 """What the RoI ops share in Python: boxes to RoIs, output sizes, the layout rule, the batch rule of vmap."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from cvops.ops._register import differentiable
 
 Size = int | Sequence[int]
 
@@ -130,3 +132,75 @@ def axis_weights(start: Tensor, end: Tensor, size: int, pooled: int, sampling_ra
         weights[p].index_add_(0, low, (1 - rest) / grid)
         weights[p].index_add_(0, high, rest / grid)
     return weights
+
+
+def pooling_with_indices(
+    op: str, out_channels: Callable[[int, int], int], double_backward: Callable[..., Tensor] | None = None
+) -> Callable[..., Any]:
+    """Register fakes, gradients and vmap of a pooling that returns ``(output, indices)``; returns what wrappers call.
+
+    The op is ``op(input, rois, *geometry)``, its geometry begins with scale, height and width of the output; its gradient
+    is ``op_backward(grad, rois, indices, *geometry, batch, channels, height, width)``. `out_channels` gives the channels
+    of the output for those of the input and the number of bins. `double_backward(grad_grad, rois, indices)` is
+    the derivative of the gradient; where it is None the op is linear in its input, and so it is the op itself.
+    """
+
+    def fake(input: Tensor, rois: Tensor, scale: float, height: int, width: int, *rest: Any) -> tuple[Tensor, Tensor]:
+        shape = (rois.shape[0], out_channels(input.shape[1], height * width), height, width)
+        return new_maps(input, shape), new_maps(input, shape, torch.int32)
+
+    def fake_backward(grad: Tensor, *rest: Any) -> Tensor:
+        return new_maps(grad, tuple(rest[-4:]))
+
+    def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        input, rois, *ctx.geometry = inputs
+        ctx.shape = input.shape
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(rois, output[1])
+
+    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+        grad_input = gradient(grad, *ctx.saved_tensors, *ctx.geometry, *ctx.shape)
+        return grad_input, None, *[None] * len(ctx.geometry)
+
+    def save_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, rois, indices, *rest = inputs
+        ctx.geometry = rest[:-4]
+        ctx.save_for_backward(rois, indices)
+
+    def backward_backward(ctx: Any, grad_grad: Tensor) -> tuple[Tensor | None, ...]:
+        rois, indices = ctx.saved_tensors
+        if double_backward is None:
+            out = pool(grad_grad, rois, *ctx.geometry)[0]
+        else:
+            out = double_backward(grad_grad, rois, indices)
+        return out, *[None] * (6 + len(ctx.geometry))
+
+    def vmap(info: Any, in_dims: tuple[Any, ...], input: Tensor, rois: Tensor, *rest: Any) -> Any:
+        out, indices = getattr(torch.ops.cvops, op)(*batch_into_images(info, in_dims, input, rois), *rest)
+        return (split_batch(info, out), split_batch(info, indices)), (0, 0)
+
+    def vmap_backward(
+        info: Any, in_dims: tuple[Any, ...], grad: Tensor, rois: Tensor, indices: Tensor, *rest: Any
+    ) -> tuple[Tensor, int]:
+        size, (*geometry, batch, channels, height, width) = info.batch_size, rest
+        grad, indices = (
+            t.unsqueeze(0).expand(size, *t.shape) if dim is None else t.movedim(dim, 0)
+            for t, dim in ((grad, in_dims[0]), (indices, in_dims[2]))
+        )
+        out = getattr(torch.ops.cvops, f"{op}_backward")(
+            grad.flatten(0, 1),
+            shifted(info, in_dims[1], rois, batch),
+            indices.flatten(0, 1),
+            *geometry,
+            size * batch,
+            channels,
+            height,
+            width,
+        )
+        return split_batch(info, out), 0
+
+    torch.library.register_fake(f"cvops::{op}")(fake)
+    torch.library.register_fake(f"cvops::{op}_backward")(fake_backward)
+    pool = differentiable(op, save, backward, vmap)
+    gradient = differentiable(f"{op}_backward", save_backward, backward_backward, vmap_backward)
+    return pool

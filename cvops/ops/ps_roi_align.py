@@ -4,22 +4,16 @@ Kernels are in csrc/{ops,cpu,cuda}/ps_roi_align* and position_sensitive*, geomet
 """
 
 from collections.abc import Sequence
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from cvops.ops._register import differentiable
 from cvops.ops._roi import (
     Size,
-    batch_into_images,
     bilinear_average,
     checked,
-    new_maps,
     pair_of,
+    pooling_with_indices,
     rois_of,
-    shifted,
-    split_batch,
 )
 
 
@@ -87,85 +81,7 @@ class PSRoIAlign(nn.Module):
         )
 
 
-@torch.library.register_fake("cvops::ps_roi_align")
-def _fake(
-    input: Tensor, rois: Tensor, spatial_scale: float, height: int, width: int, sampling_ratio: int
-) -> tuple[Tensor, Tensor]:
-    shape = (rois.shape[0], input.shape[1] // (height * width), height, width)
-    return new_maps(input, shape), new_maps(input, shape, torch.int32)
-
-
-@torch.library.register_fake("cvops::ps_roi_align_backward")
-def _fake_backward(
-    grad: Tensor,
-    rois: Tensor,
-    channel_mapping: Tensor,
-    spatial_scale: float,
-    pooled_height: int,
-    pooled_width: int,
-    sampling_ratio: int,
-    batch: int,
-    channels: int,
-    height: int,
-    width: int,
-) -> Tensor:
-    return new_maps(grad, (batch, channels, height, width))
-
-
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    input, rois, *ctx.geometry = inputs
-    ctx.shape = input.shape
-    ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(rois, output[1])
-
-
-def _backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-    grad_input = _pool_gradient(grad, *ctx.saved_tensors, *ctx.geometry, *ctx.shape)
-    return grad_input, *[None] * 5
-
-
-def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _, rois, _, *rest = inputs
-    ctx.geometry = rest[:-4]
-    ctx.save_for_backward(rois)
-
-
-def _double_backward(ctx: Any, grad_grad: Tensor) -> tuple[Tensor | None, ...]:
-    # Linear in the input: the derivative of the gradient is the op itself.
-    (rois,) = ctx.saved_tensors
-    return _pool(grad_grad, rois, *ctx.geometry)[0], *[None] * 10
-
-
-def _vmap(
-    info: Any, in_dims: tuple[Any, ...], input: Tensor, rois: Tensor, *rest: Any
-) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
-    out, channel_mapping = torch.ops.cvops.ps_roi_align(*batch_into_images(info, in_dims, input, rois), *rest)
-    return (split_batch(info, out), split_batch(info, channel_mapping)), (0, 0)
-
-
-def _vmap_backward(
-    info: Any, in_dims: tuple[Any, ...], grad: Tensor, rois: Tensor, channel_mapping: Tensor, *rest: Any
-) -> tuple[Tensor, int]:
-    size, (*geometry, batch, channels, height, width) = info.batch_size, rest
-    grad, channel_mapping = (
-        t.unsqueeze(0).expand(size, *t.shape) if dim is None else t.movedim(dim, 0)
-        for t, dim in ((grad, in_dims[0]), (channel_mapping, in_dims[2]))
-    )
-    out = torch.ops.cvops.ps_roi_align_backward(
-        grad.flatten(0, 1),
-        shifted(info, in_dims[1], rois, batch),
-        channel_mapping.flatten(0, 1),
-        *geometry,
-        size * batch,
-        channels,
-        height,
-        width,
-    )
-    return split_batch(info, out), 0
-
-
-_pool = differentiable("ps_roi_align", _save, _backward, _vmap)
-_pool_gradient = differentiable("ps_roi_align_backward", _save_backward, _double_backward, _vmap_backward)
+_pool = pooling_with_indices("ps_roi_align", lambda channels, bins: channels // bins)
 
 
 def reference_ps_roi_align(

@@ -4,23 +4,18 @@ Kernels are in csrc/{ops,cpu,cuda}/roi_pool*, geometry in csrc/ops/roi_geometry.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from cvops.ops._register import differentiable
 from cvops.ops._roi import (
     Size,
-    batch_into_images,
     checked,
-    new_maps,
     pair_of,
     pooled_bin,
+    pooling_with_indices,
     rois_of,
     scaled_rows,
-    shifted,
-    split_batch,
 )
 
 
@@ -73,48 +68,8 @@ class RoIPool(nn.Module):
         return f"output_size={self.output_size}, spatial_scale={self.spatial_scale}"
 
 
-@torch.library.register_fake("cvops::roi_pool")
-def _fake(input: Tensor, rois: Tensor, spatial_scale: float, height: int, width: int) -> tuple[Tensor, Tensor]:
-    shape = (rois.shape[0], input.shape[1], height, width)
-    return new_maps(input, shape), new_maps(input, shape, torch.int32)
-
-
-@torch.library.register_fake("cvops::roi_pool_backward")
-def _fake_backward(
-    grad: Tensor,
-    rois: Tensor,
-    argmax: Tensor,
-    spatial_scale: float,
-    pooled_height: int,
-    pooled_width: int,
-    batch: int,
-    channels: int,
-    height: int,
-    width: int,
-) -> Tensor:
-    return new_maps(grad, (batch, channels, height, width))
-
-
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    input, rois, *ctx.geometry = inputs
-    ctx.shape = input.shape
-    ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(rois, output[1])
-
-
-def _backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-    grad_input = _pool_gradient(grad, *ctx.saved_tensors, *ctx.geometry, *ctx.shape)
-    return grad_input, None, None, None, None
-
-
-def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _, rois, argmax, *_ = inputs
-    ctx.save_for_backward(rois, argmax)
-
-
-def _double_backward(ctx: Any, grad_grad: Tensor) -> tuple[Tensor | None, ...]:
-    # What the pixels that were the largest got, 0 for bins without one.
-    rois, argmax = ctx.saved_tensors
+def _double_backward(grad_grad: Tensor, rois: Tensor, argmax: Tensor) -> Tensor:
+    """What the pixels that were the largest got, 0 for bins without one."""
     images, channels = grad_grad.shape[:2]
     image = rois[:, 0].trunc()
     valid = (image >= 0) & (image < images)
@@ -122,50 +77,12 @@ def _double_backward(ctx: Any, grad_grad: Tensor) -> tuple[Tensor | None, ...]:
     channel = torch.arange(channels, device=argmax.device)[:, None, None]
     flat = grad_grad.reshape(images, channels, -1)
     if flat.numel() == 0:
-        return torch.zeros_like(argmax, dtype=grad_grad.dtype), *[None] * 9
+        return torch.zeros_like(argmax, dtype=grad_grad.dtype)
     taken = flat[image, channel, argmax.clamp(min=0).long()]
-    return torch.where((argmax >= 0) & valid[:, None, None, None], taken, 0), *[None] * 9
+    return torch.where((argmax >= 0) & valid[:, None, None, None], taken, 0)
 
 
-def _vmap(
-    info: Any, in_dims: tuple[Any, ...], input: Tensor, rois: Tensor, *rest: Any
-) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
-    out, argmax = torch.ops.cvops.roi_pool(*batch_into_images(info, in_dims, input, rois), *rest)
-    return (split_batch(info, out), split_batch(info, argmax)), (0, 0)
-
-
-def _vmap_backward(
-    info: Any,
-    in_dims: tuple[Any, ...],
-    grad: Tensor,
-    rois: Tensor,
-    argmax: Tensor,
-    scale: float,
-    ph: int,
-    pw: int,
-    batch: int,
-    *rest: Any,
-) -> tuple[Tensor, int]:
-    size = info.batch_size
-    grad, argmax = (
-        t.unsqueeze(0).expand(size, *t.shape) if dim is None else t.movedim(dim, 0)
-        for t, dim in ((grad, in_dims[0]), (argmax, in_dims[2]))
-    )
-    out = torch.ops.cvops.roi_pool_backward(
-        grad.flatten(0, 1),
-        shifted(info, in_dims[1], rois, batch),
-        argmax.flatten(0, 1),
-        scale,
-        ph,
-        pw,
-        size * batch,
-        *rest,
-    )
-    return split_batch(info, out), 0
-
-
-_pool = differentiable("roi_pool", _save, _backward, _vmap)
-_pool_gradient = differentiable("roi_pool_backward", _save_backward, _double_backward, _vmap_backward)
+_pool = pooling_with_indices("roi_pool", lambda channels, bins: channels, _double_backward)
 
 
 def reference_roi_pool(input: Tensor, rois: Tensor, output_size: Size, spatial_scale: float = 1.0) -> Tensor:
