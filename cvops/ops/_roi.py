@@ -139,10 +139,10 @@ def pooling_with_indices(
 ) -> Callable[..., Any]:
     """Register fakes, gradients and vmap of a pooling that returns ``(output, indices)``; returns what wrappers call.
 
-    The op is ``op(input, rois, *geometry)``, its geometry begins with scale, height and width of the output; its gradient
-    is ``op_backward(grad, rois, indices, *geometry, batch, channels, height, width)``. `out_channels` gives the channels
-    of the output for those of the input and the number of bins. `double_backward(grad_grad, rois, indices)` is
-    the derivative of the gradient; where it is None the op is linear in its input, and so it is the op itself.
+    The op is ``op(input, rois, *geometry)``, where the geometry begins with scale, height and width of the output; its
+    gradient is ``op_backward(grad, rois, indices, *geometry, batch, channels, height, width)``. `out_channels` gives
+    the channels of the output for those of the input and the number of bins. `double_backward(grad_grad, rois,
+    indices)` is the derivative of the gradient; None if the op is linear in its input, where it is the op itself.
     """
 
     def fake(input: Tensor, rois: Tensor, scale: float, height: int, width: int, *rest: Any) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ import runpy
 from pathlib import Path
 
 import pytest
+import torch
 
 import cvops
 
@@ -17,7 +18,8 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 @pytest.mark.parametrize("module", ["cvops", *MODULES])
 def test_examples_run(module):
-    failed, _ = doctest.testmod(importlib.import_module(module), optionflags=doctest.NORMALIZE_WHITESPACE)
+    options = {"extraglobs": {"torch": torch}, "optionflags": doctest.NORMALIZE_WHITESPACE}
+    failed, _ = doctest.testmod(importlib.import_module(module), **options)
     assert failed == 0
 
 
