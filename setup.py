@@ -6,7 +6,7 @@
 
 Environment: CVOPS_CUDA=auto|0|1, TORCH_CUDA_ARCH_LIST ("8.0;9.0+PTX"), MAX_JOBS, DEBUG=1, CVOPS_WERROR=1.
 Torch is looked up, not imported, so metadata never needs it and a build-isolated `pip install .` finds the torch of
-the environment it installs into. Floor: torch 2.10 (torch::stable::parallel_for, mutable_data_ptr, TORCH_BOX).
+the environment it installs into. Floor: torch 2.11 (torch::stable::parallel_for, mutable_data_ptr, TORCH_BOX).
 Sources are globbed: a new op adds no line here.
 """
 
@@ -23,13 +23,13 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
-TORCH_FLOOR = (2, 10)
-TORCH_TARGET_VERSION = "0x020a000000000000"
+TORCH_FLOOR = (2, 11)  # from_blob with a deleter (csrc/cpu/fresh_memory.cpp)
+TORCH_TARGET_VERSION = "0x020b000000000000"
 DEFAULT_ARCHS = "7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX"  # Turing to Blackwell
 NO_TORCH = """
-cvops builds against torch, and no torch >= 2.10 was found for {python}.
+cvops builds against torch, and no torch >= 2.11 was found for {python}.
 Install it first, then build again:
-    pip install "torch>=2.10"
+    pip install "torch>=2.11"
     pip install .
 If your front end builds in an environment of its own (uv, conda-build), use --no-build-isolation.
 """

@@ -34,13 +34,13 @@ def load() -> None:
     if not cpu.is_file():
         raise ImportError(
             f"cvops is not built: {cpu} does not exist. In the source folder run `pip install -e .` "
-            "(torch >= 2.10 and a C++ compiler are needed)."
+            "(torch >= 2.11 and a C++ compiler are needed)."
         )
     try:
         _load(cpu)
     except OSError as error:
         raise ImportError(
-            f"{cpu} does not load into torch {torch.__version__} (torch >= 2.10 is needed): {error.__cause__ or error}"
+            f"{cpu} does not load into torch {torch.__version__} (torch >= 2.11 is needed): {error.__cause__ or error}"
         ) from error
     cuda = _FOLDER / "_ops_cuda.so"
     if not cuda.is_file():

@@ -3,8 +3,7 @@
 
 The peer is a copy of the same model with the same weights, untouched. Detectors run on one 3 x 640 x 800 image for
 inference (batch norm folded) and on two 3 x 480 x 608 images for training. Weights are random, since none of theirs are
-on the package index, so the score layers are spread until about a thousand candidates pass the score threshold, as they
-do with trained weights.
+on the package index, so the score layers are spread until about a thousand candidates pass the score threshold.
 """
 
 from __future__ import annotations
@@ -31,24 +30,54 @@ DETECTORS: dict[str, Callable[..., nn.Module]] = {
 CLASSIFIERS = {"MobileNetV2": "mobilenetv2_100", "EfficientNet-B0": "efficientnet_b0"}
 
 
-def detector(name: str, training: bool) -> nn.Module:
+def detector(name: str, training: bool, image: Tensor) -> nn.Module:
     torch.manual_seed(0)
     size = {"min_size": 480, "max_size": 640} if training else {"min_size": 640, "max_size": 800}
     model = DETECTORS[name](weights=None, weights_backbone=None, num_classes=91, **size)
     # Random features grow from layer to layer; statistics of one batch bring them back to the scale of trained ones.
-    for layer in model.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            layer.momentum = 1.0
+    norms = [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 1.0
     with torch.no_grad():
         model.train()
         model.backbone(torch.rand(1, 3, 256, 256))
-    for layer in model.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            layer.momentum = 0.1
-    scores = [layer for layer_name, layer in model.named_modules() if layer_name.endswith(("cls_score", "cls_logits"))]
-    for layer in scores:
-        nn.init.normal_(layer.weight, std=0.3 if isinstance(layer, nn.Linear) else 0.05)
+    for norm in norms:
+        norm.momentum = 0.1
+    model.eval()
+    for layer_name, layer in model.named_modules():
+        if layer_name == "rpn.head.cls_logits":
+            spread(model, layer, image, 1.5)
+        elif layer_name.endswith("cls_score"):
+            spread(model, layer, image, 2.0)
+        elif layer_name.endswith("cls_logits"):
+            spread(model, layer, image, 1.5, candidates=1000)
+        elif layer_name.endswith(("bbox_pred", "bbox_reg")):
+            spread(model, layer, image, 0.3, mean=2.0 if name == "FCOS" else 0.0)  # FCOS: distances, in strides
     return model.train(training)
+
+
+def spread(
+    model: nn.Module,
+    layer: nn.Module,
+    image: Tensor,
+    deviation: float,
+    mean: float = 0.0,
+    candidates: int | None = None,
+) -> None:
+    """Give every channel of an output layer this mean and deviation on the image; or shift scores until so many pass
+    the threshold 0.05. Saturated scores would tie, and which of them pass a top-k is then anybody's guess."""
+    seen: list[Tensor] = []
+    hook = layer.register_forward_hook(lambda _, given, out: seen.append(out.movedim(1, -1).flatten(0, -2)))
+    with torch.inference_mode():
+        model([image])
+        hook.remove()
+        found = torch.cat(seen)
+        scale = deviation / found.std(0)
+        shift = mean - found.mean(0) * scale
+        if candidates is not None:
+            shift += torch.tensor(0.05).logit() - (found * scale + shift).flatten().topk(candidates).values[-1]
+        layer.weight.mul_(scale.reshape(-1, *[1] * (layer.weight.ndim - 1)))
+        layer.bias.mul_(scale).add_(shift)
 
 
 def scene(generator: torch.Generator, height: int, width: int, count: int = 8) -> tuple[Tensor, dict[str, Tensor]]:
@@ -65,14 +94,15 @@ def scene(generator: torch.Generator, height: int, width: int, count: int = 8) -
     return image, {"boxes": boxes, "labels": labels, "masks": masks}
 
 
-def detections_agree(ours: list[dict[str, Tensor]], theirs: list[dict[str, Tensor]]) -> None:
-    """Nearly all of the confident detections are the same: rounding may swap two that tie or straddle a threshold."""
+def detections_agree(ours: list[dict[str, Tensor]], theirs: list[dict[str, Tensor]], least: float = 0.5) -> None:
+    """At least this share of the peer's detections is found. A random network amplifies rounding, and one swap at a
+    threshold changes what is suppressed, so float32 answers drift; `detector_contest` first demands all in float64."""
     for a, b in zip(ours, theirs, strict=True):
-        assert abs(len(a["boxes"]) - len(b["boxes"])) <= 2, (len(a["boxes"]), len(b["boxes"]))
         assert len(b["boxes"]) > 10, "nothing to compare"
-        iou = torchvision.ops.box_iou(b["boxes"], a["boxes"]) * (b["labels"][:, None] == a["labels"])
-        found = (iou.amax(1) > 0.99).float().mean()
-        assert found >= 0.95, f"only {found:.0%} of the peer's detections were found"
+        assert abs(len(a["boxes"]) - len(b["boxes"])) <= (1 - least) * len(b["boxes"])
+        apart = (b["boxes"][:, None] - a["boxes"]).abs().amax(2) + 1e9 * (b["labels"][:, None] != a["labels"])
+        found = (apart.amin(1) < 0.1).float().mean()  # pixels
+        assert found >= least, f"only {found:.0%} of the peer's detections were found"
 
 
 def losses_agree(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
@@ -86,23 +116,30 @@ def detector_contest(name: str, training: bool, device: str) -> Contest:
     scenes = [scene(generator, height, width) for _ in range(count)]
     images = [image.to(device) for image, _ in scenes]
     targets = [{key: value.to(device) for key, value in target.items()} for _, target in scenes]
-    theirs = detector(name, training).to(device)
+    theirs = detector(name, training, scenes[0][0]).to(device)
     ours = copy.deepcopy(theirs)
     cvops.accelerate(ours, fold_batch_norm=not training)
 
-    def run(model: nn.Module) -> Any:
+    def run(model: nn.Module, dtype: torch.dtype = torch.float32) -> Any:
         torch.manual_seed(0)  # proposals are sampled
         if not training:
             with torch.inference_mode():
-                return model(images)
+                return model([image.to(dtype) for image in images])
         losses = model(images, targets)
         model.zero_grad(set_to_none=True)
         sum(losses.values()).backward()
         return {key: value.detach() for key, value in losses.items()}
 
-    def patched() -> Any:
+    def patched(dtype: torch.dtype = torch.float32) -> Any:
         with cvops.patch.torchvision():
-            return run(ours)
+            return run(ours, dtype)
+
+    if not training:
+        for model in (ours, theirs):
+            model.double()
+        detections_agree(patched(torch.float64), run(theirs, torch.float64), least=1)
+        for model in (ours, theirs):
+            model.float()
 
     return Contest(patched, {"torchvision": lambda: run(theirs)}, 0, losses_agree if training else detections_agree)
 

@@ -20,9 +20,8 @@ Tensor box_iou_cpu(const Tensor& boxes1_in, const Tensor& boxes2_in, int64_t met
   const Tensor boxes1 = torch::stable::contiguous(boxes1_in), boxes2 = torch::stable::contiguous(boxes2_in);
   const ScalarType type = compute_type(boxes1.scalar_type());
   const int64_t shape[] = {s.batch, s.n, s.m};
-  Tensor out = torch::stable::new_empty(boxes1, {shape + (s.batched ? 0 : 1), size_t(s.batched ? 3 : 2)}, type);
+  Tensor out = new_output(boxes1, {shape + (s.batched ? 0 : 1), size_t(s.batched ? 3 : 2)}, type);
   if (out.numel() == 0) return out;
-  advise_huge_pages(out.mutable_data_ptr(), out.numel() * out.element_size());
   CVOPS_DISPATCH_FLOATS(boxes1.scalar_type(), "box_iou", [&] {
     using T = compute_t<scalar_t>;
     const MetricEps<T> eps{T(0), T(eps_in)};

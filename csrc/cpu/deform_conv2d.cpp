@@ -28,8 +28,7 @@ int64_t in_panels(int64_t columns) {
 
 Tensor new_maps(const Tensor& like, int64_t c, int64_t h, int64_t w, bool channels_last) {
   const int64_t shape[] = {like.size(0), c, h, w};
-  return torch::stable::empty({shape, 4}, compute_type(like.scalar_type()), std::nullopt, like.device(), std::nullopt,
-      channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+  return new_output(like, {shape, 4}, compute_type(like.scalar_type()), channels_last);
 }
 
 // Runs of at most `longest` channels that share a group and an offset group.
@@ -70,7 +69,6 @@ Tensor deform_conv2d_cpu(const Tensor& input, const Tensor& weight, const Tensor
   const bool channels_last = follows_channels_last(input);
   Tensor out = new_maps(input, s.out_c, s.out_h, s.out_w, channels_last);
   if (out.numel() == 0) return torch::stable::to(out, input.scalar_type());
-  advise_huge_pages(out.mutable_data_ptr(), out.numel() * out.element_size());
   const auto run = [&]<typename T>() {
     const Sources<T> sources(input, offset, mask);
     const Tensor flat = computed(weight);

@@ -63,16 +63,9 @@ StripLayout strip_layout(const std::vector<AxisPhase>& rows, const std::vector<A
   return at;
 }
 
-Tensor in_format(const Tensor& tensor, bool channels_last) {
-  return torch::stable::contiguous(tensor, channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
-}
-
 Tensor new_planes(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w, ScalarType type, bool channels_last) {
   const int64_t shape[] = {n, c, h, w};
-  Tensor out = torch::stable::empty({shape, 4}, type, std::nullopt, like.device(), std::nullopt,
-      channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
-  if (out.numel() > 0) advise_huge_pages(out.mutable_data_ptr(), out.numel() * out.element_size());
-  return out;
+  return new_output(like, {shape, 4}, type, channels_last);
 }
 
 // Weight planes [planes, 1, kh, kw] as [kh, kw, planes], 16 planes at a time so that both sides stay in L1.

@@ -76,8 +76,7 @@ void apply(const Tensor& input, const Tensor& mask_in, const Tensor& kept, doubl
 Tensor drop_block_cpu(const Tensor& input_in, const Tensor& mask, const Tensor& kept, double eps) {
   check_drop_block(input_in, mask, kept, eps);
   const Tensor input = dense(input_in);
-  Tensor out = torch::stable::empty_like(input);
-  if (out.numel() > 0) advise_huge_pages(out.mutable_data_ptr(), out.numel() * out.element_size());
+  Tensor out = new_output_like(input);
   apply(input, mask, kept, eps, out);
   return out;
 }

@@ -17,9 +17,8 @@ Tensor drop_path_cpu(const Tensor& input_in, const Tensor& seed_in, int64_t lead
   const int64_t groups = check_drop_path(input_in, seed_in, leading, p, scale);
   const Tensor input = dense(input_in);
   const int64_t numel = input.numel();
-  Tensor out = torch::stable::empty_like(input);
+  Tensor out = new_output_like(input);
   if (numel == 0) return out;
-  advise_huge_pages(out.mutable_data_ptr(), numel * out.element_size());
   const uint64_t seed = static_cast<uint64_t>(*seed_in.const_data_ptr<int64_t>());
   const Chance chance = chance_of(p);
   const int64_t inner = numel / groups;

@@ -210,9 +210,8 @@ Tensor sigmoid_forward(SigmoidTiles<S>& tiles, const Tensor& inputs, double gamm
   const int64_t n = inputs.numel();
   std::vector<double> sums(total ? (n + kTile - 1) / kTile : 0);
   Tensor out = total ? torch::stable::new_empty(inputs, {}, compute_type(inputs.scalar_type()))
-                     : torch::stable::new_empty(inputs, inputs.sizes());
+                     : new_output(inputs, inputs.sizes());
   S* losses = total ? nullptr : out.mutable_data_ptr<S>();
-  if (!total) advise_huge_pages(losses, n * sizeof(S));
   const int kind = power_kind(gamma);
   const Power<T> power = power_from<T>(gamma);
   for_tiles(n, kTile, kTilesPerTask, [&](int64_t start, int64_t count, int64_t number) {
@@ -243,9 +242,8 @@ template <typename S>
 Tensor sigmoid_backward(SigmoidTiles<S>& tiles, const Tensor& grad_in, const Tensor& inputs, double gamma) {
   using T = compute_t<S>;
   const int64_t n = inputs.numel();
-  Tensor out = torch::stable::new_empty(inputs, inputs.sizes());
+  Tensor out = new_output(inputs, inputs.sizes());
   S* gradients = out.mutable_data_ptr<S>();
-  advise_huge_pages(gradients, n * sizeof(S));
   const GradTiles<S> grad(grad_in, n);
   const int kind = power_kind(gamma);
   const Power<T> power = power_from<T>(gamma);
@@ -512,14 +510,13 @@ Tensor softmax_focal_loss_backward_cpu(const Tensor& grad_in, const Tensor& inpu
   check_focal_grad("softmax_focal_loss_backward", grad_in, inputs_in, targets_in);
   const Tensor inputs = torch::stable::contiguous(inputs_in), targets = torch::stable::contiguous(targets_in);
   const std::optional<Tensor> class_alpha = contiguous(class_alpha_in);
-  Tensor out = torch::stable::new_empty(inputs, inputs.sizes());
+  Tensor out = new_output(inputs, inputs.sizes());
   if (inputs.numel() == 0) return out;
   CVOPS_DISPATCH_FLOATS(inputs.scalar_type(), "softmax_focal_loss_backward", [&] {
     using T = compute_t<scalar_t>;
     SoftmaxTiles<scalar_t> tiles(inputs, targets, s, class_alpha, alpha, ignore_index);
     const GradTiles<scalar_t> grad(grad_in, targets.numel());
     scalar_t* gradients = out.mutable_data_ptr<scalar_t>();
-    advise_huge_pages(gradients, out.numel() * sizeof(scalar_t));
     const int kind = power_kind(gamma);
     const Power<T> power = power_from<T>(gamma);
     for_softmax_tiles(tiles, [&](int64_t number, auto& b) {

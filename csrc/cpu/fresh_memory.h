@@ -1,26 +1,29 @@
-// Huge pages for large fresh outputs. A new allocation of tens of megabytes is paid for in page faults, often several
-// times the kernel that fills it (docs/benchmarks.md); asking for 2 MB pages before the first touch removes most of it.
+// Memory of large outputs and scratch buffers. A new allocation of tens of megabytes is paid for in page faults, often
+// several times the kernel that fills it (docs/benchmarks.md): 2 MB pages remove most of that, and keeping a few freed
+// blocks for the next call removes the rest.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
+#include "ops/common.h"
 
 namespace cvops {
 
-// Call on a fresh output before writing to it. Silent where unsupported: it is advice, results never depend on it.
-inline void advise_huge_pages(void* data, size_t bytes) {
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-  constexpr uintptr_t page = uintptr_t{2} << 20;
-  const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + page - 1) & ~(page - 1);
-  const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + bytes) & ~(page - 1);
-  if (end > begin + 2 * page) (void)madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
-#else
-  (void)data, (void)bytes;
-#endif
+using torch::headeronly::IntHeaderOnlyArrayRef;
+
+// Asks for 2 MB pages. Call before the first write; silent where unsupported.
+void advise_huge_pages(void* data, size_t bytes);
+
+// An uninitialised output on the CPU, contiguous or (rank 4) channels_last. From kLargeBytes on it is a block of
+// fresh_memory.cpp, which keeps freed blocks up to CVOPS_CPU_CACHE_MB megabytes (256 if unset, 0 keeps none).
+constexpr int64_t kLargeBytes = 8 << 20;
+Tensor new_output(const Tensor& like, IntHeaderOnlyArrayRef sizes, ScalarType type, bool channels_last = false);
+inline Tensor new_output(const Tensor& like, IntHeaderOnlyArrayRef sizes) {
+  return new_output(like, sizes, like.scalar_type());
 }
+
+// The same with the sizes, strides and dtype of `dense`, which has no gaps (ops/memory_format.h).
+Tensor new_output_like(const Tensor& dense);
 
 }  // namespace cvops

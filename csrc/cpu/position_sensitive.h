@@ -29,7 +29,7 @@ Tensor channel_mapping_of(const RoiSizes& s, const Tensor& like, bool channels_l
 template <typename Tables>
 std::tuple<Tensor, Tensor> position_sensitive_cpu(
     const char* op, const RoiSizes& s, const Tensor& input_in, const Tensor& rois, const Tables& tables_of) {
-  const bool last = roi_channels_last(input_in);
+  const bool last = follows_channels_last(input_in);
   const Tensor input = in_format(input_in, last);
   const int64_t bins = s.bins(), channels = s.c / bins;
   Tensor out = new_maps(input, s.k, channels, s.pooled_h, s.pooled_w, input.scalar_type(), last);
@@ -66,7 +66,7 @@ std::tuple<Tensor, Tensor> position_sensitive_cpu(
 template <typename Tables>
 Tensor position_sensitive_backward_cpu(
     const char* op, const RoiSizes& s, const Tensor& grad_in, const Tensor& rois, const Tables& tables_of) {
-  const bool last = roi_channels_last(grad_in);
+  const bool last = follows_channels_last(grad_in);
   const Tensor grad = in_format(grad_in, last);
   Tensor out = new_maps(grad, s.n, s.c, s.h, s.w, grad.scalar_type(), last);
   CVOPS_DISPATCH_FLOATS(grad.scalar_type(), "position_sensitive_backward", [&] {

@@ -61,7 +61,7 @@ void forward_nhwc(
 
 Tensor forward(const char* op, const RoiAlign& job, const std::vector<Tensor>& features_in, const Tensor& rois) {
   const ScalarType type = features_in[0].scalar_type();
-  const bool last = roi_channels_last(features_in[0]);
+  const bool last = follows_channels_last(features_in[0]);
   std::vector<Tensor> features;
   for (const Tensor& feature : features_in) features.push_back(in_format(feature, last));
   Tensor out = new_maps(features[0], job.k, job.c, job.pooled_h, job.pooled_w, type, last);
@@ -92,7 +92,7 @@ Tensor forward(const char* op, const RoiAlign& job, const std::vector<Tensor>& f
 
 std::vector<Tensor> backward(const char* op, const RoiAlign& job, const Tensor& grad_in, const Tensor& rois) {
   const ScalarType type = grad_in.scalar_type();
-  const bool last = roi_channels_last(grad_in);
+  const bool last = follows_channels_last(grad_in);
   const Tensor grad = in_format(grad_in, last);
   std::vector<Tensor> outs;
   for (const RoiMap& map : job.maps) outs.push_back(new_maps(grad, job.n, job.c, map.h, map.w, type, last));

@@ -1,12 +1,10 @@
-// Memory formats, outputs and scratch memory that the CPU sides of the RoI ops share.
+// Outputs and scratch memory that the CPU sides of the RoI ops share.
 #pragma once
 
 #include "cpu/fresh_memory.h"
-#include "ops/common.h"
+#include "ops/memory_format.h"
 
 namespace cvops {
-
-using torch::headeronly::MemoryFormat;
 
 constexpr int64_t kWindowChannels = 16;  // of cpu/roi_window-inl.h
 constexpr int64_t kMostWindowBytes = 16 << 20;
@@ -14,16 +12,9 @@ constexpr int64_t kMostWindowBytes = 16 << 20;
 // of the image in order: deterministic, without atomics, and the sums of a band stay in L2.
 constexpr int64_t kBandBytes = 192 << 10;
 
-inline Tensor in_format(const Tensor& tensor, bool channels_last) {
-  return torch::stable::contiguous(tensor, channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
-}
-
 inline Tensor new_maps(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w, ScalarType type, bool last) {
   const int64_t shape[] = {n, c, h, w};
-  Tensor out = torch::stable::empty({shape, 4}, type, std::nullopt, like.device(), std::nullopt,
-      last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
-  if (out.numel() > 0) advise_huge_pages(out.mutable_data_ptr(), out.numel() * out.element_size());
-  return out;
+  return new_output(like, {shape, 4}, type, last);
 }
 
 inline int64_t ceil_div(int64_t a, int64_t b) {

@@ -24,7 +24,7 @@ RoiTables<T> tables_of(const RoiSizes& s, double scale, const std::vector<RoiRow
 std::tuple<Tensor, Tensor> roi_pool_cpu(
     const Tensor& input_in, const Tensor& rois, double scale, int64_t pooled_h, int64_t pooled_w) {
   const RoiSizes s = check_roi_pool(input_in, rois, scale, pooled_h, pooled_w);
-  const bool last = roi_channels_last(input_in);
+  const bool last = follows_channels_last(input_in);
   const Tensor input = in_format(input_in, last);
   Tensor out = new_maps(input, s.k, s.c, pooled_h, pooled_w, input.scalar_type(), last);
   Tensor argmax = new_maps(input, s.k, s.c, pooled_h, pooled_w, ScalarType::Int, last);
@@ -64,7 +64,7 @@ Tensor roi_pool_backward_cpu(const Tensor& grad_in, const Tensor& rois, const Te
     int64_t pooled_h, int64_t pooled_w, int64_t batch, int64_t channels, int64_t height, int64_t width) {
   const RoiSizes s =
       check_roi_pool_backward(grad_in, rois, argmax_in, scale, pooled_h, pooled_w, batch, channels, height, width);
-  const bool last = roi_channels_last(grad_in);
+  const bool last = follows_channels_last(grad_in);
   const Tensor grad = in_format(grad_in, last), argmax = in_format(argmax_in, last);
   Tensor out = new_maps(grad, s.n, s.c, s.h, s.w, grad.scalar_type(), last);
   CVOPS_DISPATCH_FLOATS(grad.scalar_type(), "roi_pool_backward", [&] {

@@ -45,13 +45,6 @@ unsigned blocks_of(const Space& s) {
   return blocks_for(tiles(s.inner, s.log2_inner) * tiles(s.middle, s.log2_middle) * tiles(s.outer, log2_outer), 1);
 }
 
-Tensor in_format(const Tensor& tensor, bool channels_last) {
-  const Tensor formed =
-      torch::stable::contiguous(tensor, channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
-  const bool aligned = reinterpret_cast<uintptr_t>(formed.const_data_ptr()) % 16 == 0;
-  return aligned ? formed : torch::stable::clone(formed);
-}
-
 Tensor new_planes(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w, bool channels_last) {
   const int64_t shape[] = {n, c, h, w};
   return torch::stable::empty({shape, 4}, like.scalar_type(), std::nullopt, like.device(), std::nullopt,
@@ -83,7 +76,7 @@ Tensor depthwise_conv2d_cuda(const Tensor& input_in, const Tensor& weight_in, co
   const DepthwiseSizes s = check_depthwise_conv2d(input_in, weight_in, bias_in, stride, padding, dilation, activation);
   const DeviceScope scope(input_in);
   const bool nhwc = s.channels_last && s.m == 1;
-  const Tensor input = in_format(input_in, nhwc), weight = torch::stable::contiguous(weight_in);
+  const Tensor input = in_aligned_format(input_in, nhwc), weight = torch::stable::contiguous(weight_in);
   std::optional<Tensor> bias;
   if (bias_in) bias = torch::stable::contiguous(*bias_in);
   Tensor out = new_planes(input, s.n, s.c * s.m, s.out_h, s.out_w, nhwc);
@@ -112,7 +105,7 @@ Tensor depthwise_conv2d_cuda(const Tensor& input_in, const Tensor& weight_in, co
       }
     });
   }
-  return in_format(out, s.channels_last);
+  return in_aligned_format(out, s.channels_last);
 }
 
 Tensor grad_input_of(
@@ -180,14 +173,15 @@ std::tuple<Tensor, Tensor, Tensor> depthwise_conv2d_backward_cuda(const Tensor& 
       check_depthwise_conv2d_backward(grad_in, input_in, weight_in, stride, padding, dilation, gradients);
   const DeviceScope scope(input_in);
   const bool nhwc = s.channels_last && s.m == 1;
-  const Tensor grad = in_format(grad_in, nhwc), weight = torch::stable::contiguous(weight_in);
+  const Tensor grad = in_aligned_format(grad_in, nhwc), weight = torch::stable::contiguous(weight_in);
   const auto unwanted = [&] { return torch::stable::new_empty(grad, {0}); };
   Tensor grad_input = unwanted(), grad_weight = unwanted(), grad_bias = unwanted();
-  if (gradients & kGradInput) grad_input = in_format(grad_input_of(s, nhwc, grad, weight, scope), s.channels_last);
+  if (gradients & kGradInput)
+    grad_input = in_aligned_format(grad_input_of(s, nhwc, grad, weight, scope), s.channels_last);
   if (gradients & kGradWeight) grad_weight = torch::stable::empty_like(weight);
   if (gradients & kGradBias) grad_bias = torch::stable::new_empty(weight, {s.c * s.m});
   if (gradients & (kGradWeight | kGradBias)) {
-    weight_gradients(s, nhwc, grad, in_format(input_in, nhwc), grad_weight, grad_bias, scope);
+    weight_gradients(s, nhwc, grad, in_aligned_format(input_in, nhwc), grad_weight, grad_bias, scope);
   }
   return {grad_input, grad_weight, grad_bias};
 }

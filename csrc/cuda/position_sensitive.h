@@ -16,8 +16,8 @@ template <template <typename> typename Axes>
 std::tuple<Tensor, Tensor> position_sensitive_cuda(
     const RoiSizes& s, const Tensor& input_in, const Tensor& rois_in, double scale, int64_t sampling_ratio) {
   const DeviceScope scope(input_in);
-  const bool last = roi_channels_last(input_in);
-  const Tensor input = roi_in_format(input_in, last), rois = computed_rois(rois_in, input.scalar_type());
+  const bool last = follows_channels_last(input_in);
+  const Tensor input = in_aligned_format(input_in, last), rois = computed_rois(rois_in, input.scalar_type());
   const int64_t channels = s.c / s.bins();
   Tensor out = new_maps(input, s.k, channels, s.pooled_h, s.pooled_w, input.scalar_type(), last);
   Tensor channel_mapping = new_maps(input, s.k, channels, s.pooled_h, s.pooled_w, ScalarType::Int, last);
@@ -42,8 +42,8 @@ template <template <typename> typename Axes>
 Tensor position_sensitive_backward_cuda(
     const RoiSizes& s, const Tensor& grad_in, const Tensor& rois_in, double scale, int64_t sampling_ratio) {
   const DeviceScope scope(grad_in);
-  const bool last = roi_channels_last(grad_in);
-  const Tensor grad = roi_in_format(grad_in, last), rois = computed_rois(rois_in, grad.scalar_type());
+  const bool last = follows_channels_last(grad_in);
+  const Tensor grad = in_aligned_format(grad_in, last), rois = computed_rois(rois_in, grad.scalar_type());
   Tensor out = new_maps(grad, s.n, s.c, s.h, s.w, grad.scalar_type(), last);
   CVOPS_DISPATCH_FLOATS(grad.scalar_type(), "position_sensitive_backward", [&] {
     using T = compute_t<scalar_t>;

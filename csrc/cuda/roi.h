@@ -1,20 +1,13 @@
-// What the launchers of the RoI ops share: memory formats, strides, outputs.
+// What the launchers of the RoI ops share: strides, outputs.
 #pragma once
 
 #include "cuda/launch.h"
 #include "cuda/roi.cuh"
-#include "ops/common.h"
+#include "ops/memory_format.h"
 
 namespace cvops::cuda {
 
 using torch::headeronly::MemoryFormat;
-
-inline Tensor roi_in_format(const Tensor& tensor, bool channels_last) {
-  const Tensor formed =
-      torch::stable::contiguous(tensor, channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
-  const bool aligned = reinterpret_cast<uintptr_t>(formed.const_data_ptr()) % 16 == 0;
-  return aligned ? formed : torch::stable::clone(formed);
-}
 
 inline Tensor new_maps(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w, ScalarType type, bool last) {
   const int64_t shape[] = {n, c, h, w};

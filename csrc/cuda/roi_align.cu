@@ -17,9 +17,9 @@ RoiAlignShape shape_from(const RoiAlign& job) {
 Tensor forward(const RoiAlign& job, const std::vector<Tensor>& features_in, const Tensor& rois_in) {
   const DeviceScope scope(features_in[0]);
   const ScalarType type = features_in[0].scalar_type();
-  const bool last = roi_channels_last(features_in[0]);
+  const bool last = follows_channels_last(features_in[0]);
   std::vector<Tensor> features;
-  for (const Tensor& feature : features_in) features.push_back(roi_in_format(feature, last));
+  for (const Tensor& feature : features_in) features.push_back(in_aligned_format(feature, last));
   Tensor out = new_maps(features[0], job.k, job.c, job.pooled_h, job.pooled_w, type, last);
   if (out.numel() == 0) return out;
   const Tensor rois = computed_rois(rois_in, type);
@@ -44,8 +44,8 @@ Tensor forward(const RoiAlign& job, const std::vector<Tensor>& features_in, cons
 std::vector<Tensor> backward(const RoiAlign& job, const Tensor& grad_in, const Tensor& rois_in) {
   const DeviceScope scope(grad_in);
   const ScalarType type = grad_in.scalar_type();
-  const bool last = roi_channels_last(grad_in);
-  const Tensor grad = roi_in_format(grad_in, last), rois = computed_rois(rois_in, type);
+  const bool last = follows_channels_last(grad_in);
+  const Tensor grad = in_aligned_format(grad_in, last), rois = computed_rois(rois_in, type);
   std::vector<Tensor> outs;
   for (const RoiMap& map : job.maps) outs.push_back(new_maps(grad, job.n, job.c, map.h, map.w, type, last));
   CVOPS_DISPATCH_FLOATS(type, "roi_align_backward", [&] {

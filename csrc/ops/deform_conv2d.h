@@ -1,8 +1,8 @@
 // Entry of deform_conv2d: the argument checks that both backends call. Geometry is in ops/deform_geometry.h.
 #pragma once
 
-#include "ops/common.h"
 #include "ops/deform_geometry.h"
+#include "ops/memory_format.h"
 
 #include <torch/csrc/stable/ops.h>
 
@@ -24,11 +24,6 @@ CVOPS_API DeformShape check_deform_conv2d_backward(const Tensor& grad, const Ten
 inline Tensor computed(
     const Tensor& tensor, torch::headeronly::MemoryFormat format = torch::headeronly::MemoryFormat::Contiguous) {
   return torch::stable::contiguous(torch::stable::to(tensor, compute_type(tensor.scalar_type())), format);
-}
-
-// Whether output and grad_input are channels_last, as the input is. `_follows_channels_last` in Python is the same.
-inline bool follows_channels_last(const Tensor& input) {
-  return input.size(1) > 1 && input.stride(1) == 1 && !input.is_contiguous();
 }
 
 }  // namespace cvops

@@ -54,7 +54,7 @@ DepthwiseSizes check_depthwise_conv2d(const Tensor& input, const Tensor& weight,
   s.dilation_h = dilation[0], s.dilation_w = dilation[1];
   s.out_h = output_size("height", s.h, s.kh, s.stride_h, s.top, s.bottom, s.dilation_h);
   s.out_w = output_size("width", s.w, s.kw, s.stride_w, s.left, s.right, s.dilation_w);
-  s.channels_last = c > 1 && input.stride(1) == 1 && !input.is_contiguous();
+  s.channels_last = follows_channels_last(input);
   return s;
 }
 

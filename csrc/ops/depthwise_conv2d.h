@@ -2,8 +2,8 @@
 // same for the convolution and for the gradient of its input.
 #pragma once
 
-#include "ops/common.h"
 #include "ops/host_device.h"
+#include "ops/memory_format.h"
 
 namespace cvops {
 

@@ -1,4 +1,4 @@
-// The memory formats that element-wise ops keep: contiguous and channels_last, of any rank.
+// The two memory formats, contiguous and channels_last: which one a tensor has, which one an output gets.
 #pragma once
 
 #include "ops/common.h"
@@ -22,6 +22,25 @@ inline bool is_channels_last(const Tensor& tensor) {
 // element-wise ops; `empty_dense_like` in cvops/ops/_register.py is the same rule for fakes.
 inline Tensor dense(const Tensor& tensor) {
   return is_channels_last(tensor) ? tensor : torch::stable::contiguous(tensor);
+}
+
+// The rule of the ops whose output has another size than their input: channels_last if channels are innermost in the
+// input, be there gaps or not. `follows_channels_last` in cvops/ops/_register.py is the same rule for fakes.
+inline bool follows_channels_last(const Tensor& input) {
+  return input.size(1) > 1 && input.stride(1) == 1 && !input.is_contiguous();
+}
+
+// The tensor itself if it has the format, a copy otherwise.
+inline Tensor in_format(const Tensor& tensor, bool channels_last) {
+  using torch::headeronly::MemoryFormat;
+  return torch::stable::contiguous(tensor, channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+}
+
+// The same, and starting at a multiple of 16 bytes, for the 16-byte loads of CUDA kernels.
+inline Tensor in_aligned_format(const Tensor& tensor, bool channels_last) {
+  const Tensor formed = in_format(tensor, channels_last);
+  const bool aligned = reinterpret_cast<uintptr_t>(formed.const_data_ptr()) % 16 == 0;
+  return aligned ? formed : torch::stable::clone(formed);
 }
 
 }  // namespace cvops

@@ -1,7 +1,7 @@
 // Argument checks that the RoI ops share: feature map, RoIs, size of the output.
 #pragma once
 
-#include "ops/common.h"
+#include "ops/memory_format.h"
 
 namespace cvops {
 
@@ -23,10 +23,5 @@ CVOPS_API void check_sampling_ratio(const char* op, int64_t sampling_ratio);
 CVOPS_API int64_t position_sensitive_channels(const char* op, int64_t channels, int64_t pooled_h, int64_t pooled_w);
 // The second output of an op ([k, c, pooled_h, pooled_w], int32) as it comes back to its gradient.
 CVOPS_API void check_roi_indices(const char* op, const char* name, const Tensor& indices, const Tensor& grad);
-
-// The channels_last of the output and the gradient follow that of the input; both backends and the fakes agree on it.
-inline bool roi_channels_last(const Tensor& tensor) {
-  return tensor.size(1) > 1 && tensor.stride(1) == 1 && !tensor.is_contiguous();
-}
 
 }  // namespace cvops

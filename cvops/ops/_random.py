@@ -34,14 +34,6 @@ def check_floating(input: Tensor) -> None:
         raise ValueError(f"input must be float64, float32, float16 or bfloat16, got {input.dtype}")
 
 
-def empty_dense_like(input: Tensor) -> Tensor:
-    """The output of an op that keeps contiguous and channels_last inputs as they are: `dense` in
-    csrc/ops/memory_format.h."""
-    if input.is_contiguous() or (input.ndim > 2 and input.movedim(1, -1).is_contiguous()):
-        return torch.empty_like(input)
-    return torch.empty_like(input, memory_format=torch.contiguous_format)
-
-
 def example_by_example(op: Callable[..., Any]) -> Callable[..., Any]:
     """A vmap rule: every example is a call of its own, with its own normaliser, and its own seed where
     ``randomness="different"`` has drawn one for each."""

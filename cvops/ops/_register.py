@@ -38,6 +38,25 @@ def autocast_to(op: str, dtype: torch.dtype | None) -> None:
     register("cuda", "AutocastCUDA")
 
 
+def empty_dense_like(input: Tensor) -> Tensor:
+    """The output of an op that keeps contiguous and channels_last inputs as they are: `dense` in
+    csrc/ops/memory_format.h."""
+    if input.is_contiguous() or (input.ndim > 2 and input.movedim(1, -1).is_contiguous()):
+        return torch.empty_like(input)
+    return torch.empty_like(input, memory_format=torch.contiguous_format)
+
+
+def follows_channels_last(input: Tensor) -> bool:
+    """The rule of the function of this name in csrc/ops/memory_format.h, for fakes."""
+    return input.shape[1] > 1 and input.stride(1) == 1 and not input.is_contiguous()
+
+
+def empty_maps(like: Tensor, shape: Sequence[Any], channels_last: bool, dtype: torch.dtype | None = None) -> Tensor:
+    """An output ``[N, C, H, W]`` of a fake kernel."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return torch.empty(list(shape), dtype=dtype or like.dtype, device=like.device, memory_format=layout)
+
+
 def transforming() -> bool:
     """Whether a torch.func transform or forward mode is active."""
     active = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cvops.ops._register import differentiable
+from cvops.ops._register import differentiable, empty_maps, follows_channels_last
 
 Size = int | Sequence[int]
 
@@ -48,10 +48,8 @@ def checked(input: Tensor, sampling_ratio: int = 0) -> None:
 
 
 def new_maps(like: Tensor, shape: Sequence[Any], dtype: torch.dtype | None = None) -> Tensor:
-    """An output of a fake kernel; channels_last if `like` is, by the rule of roi_channels_last in csrc/ops/roi.h."""
-    last = like.shape[1] > 1 and like.stride(1) == 1 and not like.is_contiguous()
-    layout = torch.channels_last if last else torch.contiguous_format
-    return torch.empty(list(shape), dtype=dtype or like.dtype, device=like.device, memory_format=layout)
+    """An output of a fake kernel; channels_last if `like` is."""
+    return empty_maps(like, shape, follows_channels_last(like), dtype)
 
 
 def batch_into_images(info: Any, dims: Sequence[int | None], maps: Tensor, rois: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cvops.ops._register import autocast_to, differentiable, double_backward
+from cvops.ops._register import autocast_to, differentiable, double_backward, empty_maps, follows_channels_last
 
 GRAD_INPUT, GRAD_WEIGHT, GRAD_OFFSET = 1, 2, 4  # DeformGradient in csrc/ops/deform_conv2d.h
 
@@ -136,16 +136,6 @@ class DeformConv2d(nn.Module):
         return ", ".join(parts)
 
 
-def _follows_channels_last(input: Tensor) -> bool:
-    # The rule of both backends: channels_last if channels are the inner dimension of the input.
-    return input.shape[1] > 1 and input.stride(1) == 1 and not input.is_contiguous()
-
-
-def _empty(like: Tensor, shape: Sequence[int], channels_last: bool) -> Tensor:
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=layout)
-
-
 @torch.library.register_fake("cvops::deform_conv2d")
 def _fake(
     input: Tensor,
@@ -160,7 +150,7 @@ def _fake(
     offset_groups: int,
 ) -> Tensor:
     shape = [input.shape[0], weight.shape[0], offset.shape[2], offset.shape[3]]
-    return _empty(input, shape, _follows_channels_last(input))
+    return empty_maps(input, shape, follows_channels_last(input))
 
 
 @torch.library.register_fake("cvops::deform_conv2d_backward")
@@ -180,7 +170,7 @@ def _fake_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     none = input.new_empty(0)
     return (
-        _empty(input, input.shape, _follows_channels_last(input)) if gradients & GRAD_INPUT else none,
+        empty_maps(input, input.shape, follows_channels_last(input)) if gradients & GRAD_INPUT else none,
         weight.new_empty(weight.shape) if gradients & GRAD_WEIGHT else none.clone(),
         offset.new_empty(offset.shape) if gradients & GRAD_OFFSET else none.clone(),
         mask.new_empty(mask.shape) if mask is not None and gradients & GRAD_OFFSET else none.clone(),

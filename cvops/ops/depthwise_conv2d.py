@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cvops.ops._register import autocast_to, differentiable
+from cvops.ops._register import autocast_to, differentiable, empty_maps, follows_channels_last
 
 ACTIVATIONS = (None, "relu", "relu6", "silu", "hardswish")  # DepthwiseActivation in csrc/ops/depthwise_conv2d.h
 _FUNCTIONS = (lambda x: x, F.relu, F.relu6, F.silu, F.hardswish)
@@ -163,13 +163,6 @@ class DepthwiseConv2d(nn.Module):
         return ", ".join(parts)
 
 
-def _empty(like: Tensor, shape: list[int], layout_of: Tensor) -> Tensor:
-    # The rule of check_depthwise_conv2d: channels_last if channels are the inner dimension of the input.
-    last = layout_of.shape[1] > 1 and layout_of.stride(1) == 1 and not layout_of.is_contiguous()
-    layout = torch.channels_last if last else torch.contiguous_format
-    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=layout)
-
-
 @torch.library.register_fake("cvops::depthwise_conv2d")
 def _fake(
     input: Tensor,
@@ -183,7 +176,7 @@ def _fake(
     top, left, bottom, right = padding
     height = (input.shape[2] + top + bottom - dilation[0] * (weight.shape[2] - 1) - 1) // stride[0] + 1
     width = (input.shape[3] + left + right - dilation[1] * (weight.shape[3] - 1) - 1) // stride[1] + 1
-    return _empty(input, [input.shape[0], weight.shape[0], height, width], input)
+    return empty_maps(input, (input.shape[0], weight.shape[0], height, width), follows_channels_last(input))
 
 
 @torch.library.register_fake("cvops::depthwise_conv2d_backward")
@@ -197,7 +190,9 @@ def _fake_backward(
     gradients: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return (
-        _empty(input, list(input.shape), input) if gradients & GRAD_INPUT else input.new_empty(0),
+        empty_maps(input, list(input.shape), follows_channels_last(input))
+        if gradients & GRAD_INPUT
+        else input.new_empty(0),
         weight.new_empty(weight.shape) if gradients & GRAD_WEIGHT else input.new_empty(0),
         weight.new_empty(weight.shape[:1]) if gradients & GRAD_BIAS else input.new_empty(0),
     )

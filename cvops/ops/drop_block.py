@@ -16,12 +16,11 @@ from cvops.ops._random import (
     check_floating,
     check_probability,
     draw_seed,
-    empty_dense_like,
     example_by_example,
     reference_chance,
     reference_philox,
 )
-from cvops.ops._register import differentiable
+from cvops.ops._register import differentiable, empty_dense_like
 
 
 def drop_block2d(

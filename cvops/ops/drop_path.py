@@ -13,12 +13,11 @@ from cvops.ops._random import (
     check_floating,
     check_probability,
     draw_seed,
-    empty_dense_like,
     example_by_example,
     reference_chance,
     reference_philox,
 )
-from cvops.ops._register import differentiable
+from cvops.ops._register import differentiable, empty_dense_like
 
 MODES = ("batch", "row")  # the index is the number of leading dimensions that are told apart
 CHANNELS = 2
