@@ -13,10 +13,11 @@ __attribute__((always_inline)) inline void for_lanes(int64_t width, const F& f) 
   constexpr int full = full_lanes<T>;
   int64_t x = 0;
   for (; x + full <= width; x += full) f(std::integral_constant<int, full>{}, x);
+  int rest = static_cast<int>(width - x);  // an int, which tells the compiler that there are few
   if constexpr (full > 4) {
-    for (; x + 4 <= width; x += 4) f(std::integral_constant<int, 4>{}, x);
+    for (; rest >= 4; rest -= 4, x += 4) f(std::integral_constant<int, 4>{}, x);
   }
-  for (; x < width; ++x) f(std::integral_constant<int, 1>{}, x);
+  for (; rest > 0; --rest, ++x) f(std::integral_constant<int, 1>{}, x);
 }
 
 // takes_over, lane by lane.
@@ -25,22 +26,49 @@ __attribute__((always_inline)) inline auto taken_over(V later, V before) {
   return (later >= before) | (later != later);
 }
 
+// Integers of another width, by halving or doubling steps, for which there are instructions; the compiler takes a
+// longer way lane by lane.
+template <typename To, int lanes, typename From>
+__attribute__((always_inline)) inline Vec<To, lanes> resized(Vec<From, lanes> v) {
+  if constexpr (sizeof(From) == sizeof(To)) {
+    return v;
+  } else if constexpr (sizeof(From) > sizeof(To)) {
+    typedef std::conditional_t<sizeof(From) == 8, int32_t, std::conditional_t<sizeof(From) == 4, int16_t, int8_t>>
+        Narrow;
+    return resized<To, lanes, Narrow>(__builtin_convertvector(v, Vec<Narrow, lanes>));
+  } else {
+    typedef std::conditional_t<sizeof(From) == 1, int16_t, std::conditional_t<sizeof(From) == 2, int32_t, int64_t>>
+        Wide;
+    return resized<To, lanes, Wide>(__builtin_convertvector(v, Vec<Wide, lanes>));
+  }
+}
+
 template <typename T>
 inline void fill_row(T* row, int64_t width, T value) {
   for (int64_t x = 0; x < width; ++x) row[x] = value;
 }
 
+// Rows that one vector of lines goes through before its neighbours do: what is carried stays in a register for so long,
+// and memory is still read in as many streams only.
+constexpr int64_t kRowsAtOnce = 8;
+
 // out = the running maximum; `best` [width] carries it.
 template <typename T, typename S>
 void carry_maximum(const S* in, int64_t step, int64_t length, int64_t width, T* best, S* out) {
-  for (int64_t i = 0; i < length; ++i, in += step, out += step) {
+  for (int64_t i = 0; i < length; i += kRowsAtOnce) {
+    const int64_t rows = length - i < kRowsAtOnce ? length - i : kRowsAtOnce;
     for_lanes<T>(
         width, CVOPS_INLINED(auto n, int64_t x) {
           constexpr int lanes = n;
-          const auto value = load_as<T, lanes>(in + x), before = load<T, lanes>(best + x);
-          const auto now = taken_over(value, before) ? value : before;
-          store<T, lanes>(best + x, now);
-          store_as<T, lanes>(out + x, now);
+          const S* from = in + i * step + x;
+          S* to = out + i * step + x;
+          auto held = load<T, lanes>(best + x);
+          for (int64_t k = 0; k < rows; ++k, from += step, to += step) {
+            const auto value = load_as<T, lanes>(from);
+            held = taken_over(value, held) ? value : held;
+            store_as<T, lanes>(to, held);
+          }
+          store<T, lanes>(best + x, held);
         });
   }
 }
@@ -48,16 +76,23 @@ void carry_maximum(const S* in, int64_t step, int64_t length, int64_t width, T* 
 // out = values at the place of the running maximum of `in`; `best` and `held` [width] carry the two.
 template <typename T, typename S>
 void carry_values(const S* in, const S* values, int64_t step, int64_t length, int64_t width, T* best, T* held, S* out) {
-  for (int64_t i = 0; i < length; ++i, in += step, values += step, out += step) {
+  for (int64_t i = 0; i < length; i += kRowsAtOnce) {
+    const int64_t rows = length - i < kRowsAtOnce ? length - i : kRowsAtOnce;
     for_lanes<T>(
         width, CVOPS_INLINED(auto n, int64_t x) {
           constexpr int lanes = n;
-          const auto value = load_as<T, lanes>(in + x), before = load<T, lanes>(best + x);
-          const auto record = taken_over(value, before);
-          const auto now = record ? load_as<T, lanes>(values + x) : load<T, lanes>(held + x);
-          store<T, lanes>(best + x, record ? value : before);
-          store<T, lanes>(held + x, now);
-          store_as<T, lanes>(out + x, now);
+          const S *from = in + i * step + x, *moved = values + i * step + x;
+          S* to = out + i * step + x;
+          auto largest = load<T, lanes>(best + x), its = load<T, lanes>(held + x);
+          for (int64_t k = 0; k < rows; ++k, from += step, moved += step, to += step) {
+            const auto value = load_as<T, lanes>(from);
+            const auto record = taken_over(value, largest);
+            largest = record ? value : largest;
+            its = record ? load_as<T, lanes>(moved) : its;
+            store_as<T, lanes>(to, its);
+          }
+          store<T, lanes>(best + x, largest);
+          store<T, lanes>(held + x, its);
         });
   }
 }
@@ -65,14 +100,22 @@ void carry_values(const S* in, const S* values, int64_t step, int64_t length, in
 // records [length][width] = -1 where an element takes over, 0 elsewhere.
 template <typename T, typename S>
 void mark_records(const S* in, int64_t step, int64_t length, int64_t width, T* best, int8_t* records) {
-  for (int64_t i = 0; i < length; ++i, in += step, records += width) {
+  typedef std::conditional_t<sizeof(T) == 4, int32_t, int64_t> I;
+  for (int64_t i = 0; i < length; i += kRowsAtOnce) {
+    const int64_t rows = length - i < kRowsAtOnce ? length - i : kRowsAtOnce;
     for_lanes<T>(
         width, CVOPS_INLINED(auto n, int64_t x) {
           constexpr int lanes = n;
-          const auto value = load_as<T, lanes>(in + x), before = load<T, lanes>(best + x);
-          const auto record = taken_over(value, before);
-          store<T, lanes>(best + x, record ? value : before);
-          store<int8_t, lanes>(records + x, __builtin_convertvector(record, Vec<int8_t, lanes>));
+          const S* from = in + i * step + x;
+          int8_t* to = records + i * width + x;
+          auto held = load<T, lanes>(best + x);
+          for (int64_t k = 0; k < rows; ++k, from += step, to += width) {
+            const auto value = load_as<T, lanes>(from);
+            const auto record = taken_over(value, held);
+            held = record ? value : held;
+            store<int8_t, lanes>(to, resized<int8_t, lanes, I>((Vec<I, lanes>)record));
+          }
+          store<T, lanes>(best + x, held);
         });
   }
 }
@@ -82,14 +125,22 @@ void mark_records(const S* in, int64_t step, int64_t length, int64_t width, T* b
 template <bool saturate, typename T, typename S>
 void sum_to_records(const S* grad, int64_t step, int64_t length, int64_t width, const int8_t* records, T* sum, S* out) {
   typedef std::conditional_t<sizeof(T) == 4, int32_t, int64_t> I;
-  for (int64_t i = length - 1; i >= 0; --i) {
+  for (int64_t left = length; left > 0; left -= kRowsAtOnce) {
+    const int64_t rows = left < kRowsAtOnce ? left : kRowsAtOnce;
     for_lanes<T>(
         width, CVOPS_INLINED(auto n, int64_t x) {
           constexpr int lanes = n;
-          const auto total = load<T, lanes>(sum + x) + load_as<T, lanes>(grad + i * step + x);
-          const auto record = __builtin_convertvector(load<int8_t, lanes>(records + i * width + x), Vec<I, lanes>) != 0;
-          store<T, lanes>(sum + x, record ? Vec<T, lanes>{} : total);
-          store_gradient<saturate, T, lanes>(out + i * step + x, record ? total : Vec<T, lanes>{});
+          const S* from = grad + (left - 1) * step + x;
+          const int8_t* mark = records + (left - 1) * width + x;
+          S* to = out + (left - 1) * step + x;
+          auto total = load<T, lanes>(sum + x);
+          for (int64_t k = 0; k < rows; ++k, from -= step, mark -= width, to -= step) {
+            total += load_as<T, lanes>(from);
+            const auto record = resized<I, lanes, int8_t>(load<int8_t, lanes>(mark)) != 0;
+            store_gradient<saturate, T, lanes>(to, record ? total : Vec<T, lanes>{});
+            total = record ? Vec<T, lanes>{} : total;
+          }
+          store<T, lanes>(sum + x, total);
         });
   }
 }

@@ -63,12 +63,12 @@ void unpack_window(const T* from, int64_t channels, int64_t n, S* to, int64_t pi
   for (int64_t c = 0; c < channels; c += 8) {
     const int64_t some = channels - c < 8 ? channels - c : 8;
     int64_t x = 0;
-    if (std::is_same_v<S, float> && some == 8) {
+    if (sizeof(T) == 4 && some == 8) {
       for (; x + 8 <= n; x += 8) {
         Vec<T, 8> v[8];
         unrolled<8>(CVOPS_INLINED(auto i) { v[i] = load<T, 8>(from + (x + i) * 16 + c); });
         transpose8<T>(v);
-        unrolled<8>(CVOPS_INLINED(auto i) { store_as<T, 8>(to + (c + i) * pitch + x, v[i]); });
+        unrolled<8>(CVOPS_INLINED(auto i) { store_gradient<saturate, T, 8>(to + (c + i) * pitch + x, v[i]); });
       }
     }
     for (int64_t i = c; i < c + some; ++i) {

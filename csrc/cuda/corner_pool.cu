@@ -50,9 +50,12 @@ Tensor carried(const DeviceScope& scope, const Tensor& input, const Tensor* valu
     with_packs<scalar_t>(lines, {input, values ? *values : input, out}, [&]<int N>(int64_t threads) {
       const unsigned grid = blocks_for(threads, kCornerThreads);
       const auto run = [&]<bool gather>() {
-        if (lines.inner == 1) {
-          CVOPS_LAUNCH((carry_rows_kernel<N, gather, scalar_t, T>), grid, kCornerThreads, 0, scope.stream(), from,
+        if (lines.inner == 1 && lines.reverse) {
+          CVOPS_LAUNCH((carry_rows_kernel<N, true, gather, scalar_t, T>), grid, kCornerThreads, 0, scope.stream(), from,
               moved, lines, least_value<T>(), to);
+        } else if (lines.inner == 1) {
+          CVOPS_LAUNCH((carry_rows_kernel<N, false, gather, scalar_t, T>), grid, kCornerThreads, 0, scope.stream(),
+              from, moved, lines, least_value<T>(), to);
         } else {
           CVOPS_LAUNCH((carry_columns_kernel<N, gather, scalar_t, T>), grid, kCornerThreads, 0, scope.stream(), from,
               moved, lines, least_value<T>(), to);
@@ -91,9 +94,12 @@ Tensor corner_pool_backward_cuda(const Tensor& grad_in, const Tensor& input_in, 
       const scalar_t *slope = grad.const_data_ptr<scalar_t>(), *from = input.const_data_ptr<scalar_t>();
       scalar_t* to = out.mutable_data_ptr<scalar_t>();
       constexpr T most = largest_gradient<scalar_t, T>();
-      if (lines.inner == 1) {
-        CVOPS_LAUNCH((spread_rows_kernel<N, scalar_t, T>), grid, kCornerThreads, 0, scope.stream(), slope, from, lines,
-            least_value<T>(), most, to);
+      if (lines.inner == 1 && lines.reverse) {
+        CVOPS_LAUNCH((spread_rows_kernel<N, true, scalar_t, T>), grid, kCornerThreads, 0, scope.stream(), slope, from,
+            lines, least_value<T>(), most, to);
+      } else if (lines.inner == 1) {
+        CVOPS_LAUNCH((spread_rows_kernel<N, false, scalar_t, T>), grid, kCornerThreads, 0, scope.stream(), slope, from,
+            lines, least_value<T>(), most, to);
       } else {
         CVOPS_LAUNCH((spread_columns_kernel<N, scalar_t, T>), grid, kCornerThreads, 0, scope.stream(), slope, from,
             lines, least_value<T>(), most, to);

@@ -95,12 +95,12 @@ __global__ void __launch_bounds__(kCornerThreads) spread_columns_kernel(
 
 // What a lane has of one step along a row: N elements that start `done` + N * lane elements into the walk, moved in the
 // order of the walk. The length is a multiple of N, so that a lane has all of them or none.
-template <int N>
+template <int N, bool reverse>
 struct LanePart {
   int64_t at;  // lowest offset in the row
-  bool inside, reverse;
+  bool inside;
 
-  __device__ __forceinline__ LanePart(const CornerLines& lines, int64_t done) : reverse(lines.reverse) {
+  __device__ __forceinline__ LanePart(const CornerLines& lines, int64_t done) {
     const int64_t start = done + lane() * N;
     inside = start < lines.length;
     at = reverse ? lines.length - start - N : start;
@@ -118,14 +118,10 @@ struct LanePart {
   template <typename S, typename T>
   __device__ __forceinline__ void store(S* row, const T (&values)[N]) const {
     if (!inside) return;
-    Pack<S, N> ahead, back;
+    Pack<S, N> pack;
 #pragma unroll
-    for (int k = 0; k < N; ++k) ahead.at[k] = back.at[N - 1 - k] = static_cast<S>(values[k]);
-    if (reverse) {
-      store_pack<N>(row + at, back);
-    } else {
-      store_pack<N>(row + at, ahead);
-    }
+    for (int k = 0; k < N; ++k) pack.at[k] = static_cast<S>(values[reverse ? N - 1 - k : k]);
+    store_pack<N>(row + at, pack);
   }
 };
 
@@ -154,14 +150,14 @@ __device__ __forceinline__ Held<T, gather> held_before(Held<T, gather> own, Held
   return result;
 }
 
-template <int N, bool gather, typename S, typename T>
+template <int N, bool reverse, bool gather, typename S, typename T>
 __global__ void __launch_bounds__(kCornerThreads) carry_rows_kernel(
     const S* __restrict__ in, const S* __restrict__ values, CornerLines lines, T least, S* __restrict__ out) {
   for (int64_t row = grid_index() / kWarp; row < lines.outer; row += grid_stride() / kWarp) {
     const int64_t begin = row * lines.length;
     Held<T, gather> carried{least, T(0)};
     for (int64_t done = 0; done < lines.length; done += kWarp * N) {
-      const LanePart<N> part(lines, done);
+      const LanePart<N, reverse> part(lines, done);
       T next[N], moved[N] = {};
 #pragma unroll
       for (int k = 0; k < N; ++k) next[k] = least;
@@ -184,7 +180,7 @@ __global__ void __launch_bounds__(kCornerThreads) carry_rows_kernel(
 // A lane adds its elements to its own records, and those before the first of them to the last record of the lanes
 // before. The last record of a step stays open until there is a later one or the row ends; the lane that has it
 // (`owner`) then stores its sum once more.
-template <int N, typename S, typename T>
+template <int N, bool reverse, typename S, typename T>
 __global__ void __launch_bounds__(kCornerThreads) spread_rows_kernel(
     const S* __restrict__ grad, const S* __restrict__ in, CornerLines lines, T least, T most, S* __restrict__ out) {
   for (int64_t row = grid_index() / kWarp; row < lines.outer; row += grid_stride() / kWarp) {
@@ -194,7 +190,7 @@ __global__ void __launch_bounds__(kCornerThreads) spread_rows_kernel(
     int64_t record = 0;
     T open = 0;
     for (int64_t done = 0; done < lines.length; done += kWarp * N) {
-      const LanePart<N> part(lines, done);
+      const LanePart<N, reverse> part(lines, done);
       T next[N], slope[N] = {};
 #pragma unroll
       for (int k = 0; k < N; ++k) next[k] = least;
