@@ -1,4 +1,4 @@
-"""corner_pool against flip and cummax, which is what mmcv runs where it has no kernel of its own, at the map sizes of
+"""corner_pool against flip and cummax, which is what mmcv runs, at the map sizes of
 CornerNet (128 x 128, 128 or 256 channels) and at others."""
 
 from __future__ import annotations
@@ -21,6 +21,11 @@ def flip_cummax(x: Tensor, direction: str) -> Tensor:
     return x.flip(axis).cummax(axis).values.flip(axis)
 
 
+def nearly(ours: tuple[Tensor], theirs: tuple[Tensor]) -> None:
+    """Sums of half types: in float32 here, rounded after every addition there."""
+    torch.testing.assert_close(ours[0].float(), theirs[0].float(), rtol=2e-2, atol=0.25)
+
+
 def contest(size: tuple[int, ...], direction: str, layout: str, dtype: torch.dtype, mode: str, device: str) -> Contest:
     generator = torch.Generator().manual_seed(0)
     x, grad = (
@@ -37,8 +42,7 @@ def contest(size: tuple[int, ...], direction: str, layout: str, dtype: torch.dty
         cvops=call("cvops"),
         peers={"flip + cummax": call("flip + cummax")},
         bytes=nbytes(x, x, x, x, x) if mode == "forward+backward" else nbytes(x, x),
-        # Half types add in float32 here, in the half type there.
-        agree=None if dtype == torch.float32 or mode == "forward" else lambda ours, theirs: None,
+        agree=None if dtype == torch.float32 or mode == "forward" else nearly,
     )
 
 
