@@ -101,8 +101,11 @@ Tensor corner_pool_backward_cuda(const Tensor& grad_in, const Tensor& input_in, 
         CVOPS_LAUNCH((spread_rows_kernel<N, false, scalar_t, T>), grid, kCornerThreads, 0, scope.stream(), slope, from,
             lines, least_value<T>(), most, to);
       } else {
-        CVOPS_LAUNCH((spread_columns_kernel<N, scalar_t, T>), grid, kCornerThreads, 0, scope.stream(), slope, from,
-            lines, least_value<T>(), most, to);
+        // Four columns to a thread at most: eight would not fit into its registers.
+        constexpr int columns = N < 4 ? N : 4;
+        CVOPS_LAUNCH((spread_columns_kernel<columns, scalar_t, T>),
+            blocks_for(lines.outer * lines.inner / columns, kCornerThreads), kCornerThreads, 0, scope.stream(), slope,
+            from, lines, least_value<T>(), most, to);
       }
     });
   });

@@ -73,7 +73,7 @@ __global__ void __launch_bounds__(kCornerThreads) spread_columns_kernel(
 #pragma unroll
     for (int k = 0; k < N; ++k)
       best[k] = least, sum[k] = T(0), record[k] = walk.first, zero.at[k] = static_cast<S>(T(0));
-#pragma unroll 2
+#pragma unroll 1
     for (int64_t y = 0; y < lines.length; ++y) {
       const int64_t at = walk.first + y * walk.step;
       const Pack<S, N> next = load_pack<N>(in + at), slope = load_pack<N>(grad + at);
