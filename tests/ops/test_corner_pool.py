@@ -98,6 +98,17 @@ def test_long_lines(direction, device):
         exactly(torch.ops.cvops.corner_pool_gather(x, view, DIRECTIONS.index(direction)), corner_pool(x, direction))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16], ids=str)
+def test_many_columns(dtype, device):
+    """As many as make CUDA threads take several neighbours each."""
+    columns = 1 << (16 if dtype == torch.float64 else 18)
+    x, grad = (torch.randint(-3, 4, (1, 1, 3, columns), device=device).to(dtype) for _ in range(2))
+    for direction in ("top", "bottom"):
+        exactly(corner_pool(x, direction), reference_corner_pool(x, direction))
+        exactly(gradient(x, direction, grad, corner_pool), reference_gradient(x, direction, grad))
+        exactly(torch.ops.cvops.corner_pool_gather(x, x, DIRECTIONS.index(direction)), corner_pool(x, direction))
+
+
 def test_directions_are_those_of_mmcv(device):
     x = torch.tensor([[1.0, 5.0, 2.0], [4.0, 0.0, 3.0], [2.0, 1.0, 0.0]], device=device)[None]
     expected = {
