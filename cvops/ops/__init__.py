@@ -1,6 +1,7 @@
 """The ops. One file per stem: wrapper, module, fake, autograd, autocast, vmap, and a slow pure-torch reference."""
 
 from cvops.ops.box_iou import box_area, box_convert, box_iou, complete_box_iou, distance_box_iou, generalized_box_iou
+from cvops.ops.corner_pool import CornerPool, corner_pool
 from cvops.ops.deform_conv2d import DeformConv2d, deform_conv2d
 from cvops.ops.depthwise_conv2d import DepthwiseConv2d, depthwise_conv2d
 from cvops.ops.drop_block import DropBlock2d, DropBlock3d, drop_block2d, drop_block3d
@@ -40,6 +41,7 @@ from cvops.ops.roi_pool import RoIPool, roi_pool
 
 __all__ = [
     "CompleteBoxIoULoss",
+    "CornerPool",
     "DeformConv2d",
     "DepthwiseConv2d",
     "DistanceBoxIoULoss",
@@ -65,6 +67,7 @@ __all__ = [
     "box_iou",
     "complete_box_iou",
     "complete_box_iou_loss",
+    "corner_pool",
     "deform_conv2d",
     "depthwise_conv2d",
     "distance_box_iou",

@@ -116,4 +116,5 @@ CALLS = [
     OpCall("drop_path", one_map, lambda x: ops.drop_path(x, 0.4, seed=5), 1),
     OpCall("drop_channel", one_map, lambda x: ops.drop_channel(x, 0.4, seed=5), 1),
     OpCall("scheduled_drop_path", one_map, lambda x: ops.scheduled_drop_path(x, 0.4, 2, 3, 5, 9, seed=5), 1),
+    OpCall("corner_pool", one_map, lambda x: ops.corner_pool(x, "top") + ops.corner_pool(x, "left"), 1),
 ]
