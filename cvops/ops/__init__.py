@@ -20,6 +20,7 @@ from cvops.ops.focal_loss import (
     sigmoid_focal_loss,
     softmax_focal_loss,
 )
+from cvops.ops.heatmap_peaks import HeatmapPeaks, heatmap_peaks
 from cvops.ops.iou_loss import (
     CompleteBoxIoULoss,
     DistanceBoxIoULoss,
@@ -49,6 +50,7 @@ __all__ = [
     "DropPath",
     "GaussianFocalLoss",
     "GeneralizedBoxIoULoss",
+    "HeatmapPeaks",
     "IoULoss",
     "MultiScaleRoIAlign",
     "PSRoIAlign",
@@ -77,6 +79,7 @@ __all__ = [
     "generalized_box_iou",
     "generalized_box_iou_loss",
     "giou_loss",
+    "heatmap_peaks",
     "iou_loss",
     "match_boxes",
     "matrix_nms",

@@ -101,6 +101,7 @@ CALLS = [
     OpCall("softmax_focal_loss", classified, ops.softmax_focal_loss, 1),
     OpCall("gaussian_focal_loss", logits, ops.gaussian_focal_loss, 1),
     OpCall("match_boxes", matrices, lambda a, t: ops.match_boxes(a, t, 0.3, 0.5, allow_low_quality=True)),
+    OpCall("heatmap_peaks", one_map, lambda x: ops.heatmap_peaks(x, 10), 1),
     OpCall("roi_align", pooled, lambda x, r: ops.roi_align(x, r, 3, 0.7), 1),
     OpCall("roi_pool", pooled, lambda x, r: ops.roi_pool(x, r, 3, 0.7), 1),
     OpCall("ps_roi_align", pooled, lambda x, r: ops.ps_roi_align(x, r, 3, 0.7), 1),
