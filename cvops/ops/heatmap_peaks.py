@@ -121,7 +121,7 @@ _gradient = differentiable("heatmap_peaks_backward", _save_backward, _double_bac
 
 def reference_heatmap_peaks(heatmap: Tensor, k: int, kernel: int = 3) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Pure-torch oracle: max-pooling, comparison and a stable sort of everything."""
-    batch, channels, height, width = heatmap.shape
+    height, width = heatmap.shape[2:]
     values = heatmap.double().nan_to_num(-torch.inf, torch.inf, -torch.inf)
     if values.numel():
         pooled = F.max_pool2d(values, kernel, stride=1, padding=kernel // 2)
@@ -131,4 +131,5 @@ def reference_heatmap_peaks(heatmap: Tensor, k: int, kernel: int = 3) -> tuple[T
     unused = ranked == -torch.inf
     classes, rest = index // max(height * width, 1), index % max(height * width, 1)
     ys, xs = rest // max(width, 1), rest % max(width, 1)
-    return ranked.to(heatmap.dtype), *(torch.where(unused, -1, t) for t in (classes, ys, xs))
+    classes, ys, xs = (torch.where(unused, -1, t) for t in (classes, ys, xs))
+    return ranked.to(heatmap.dtype), classes, ys, xs

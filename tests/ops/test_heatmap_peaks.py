@@ -20,7 +20,7 @@ def same(ours, theirs):
 
 def centernet_decode(heat, k, kernel=3):
     """`_nms` and `_topk` of CenterNet (arXiv:1904.07850): the peer that everybody copies."""
-    batch, _, height, width = heat.shape
+    height, width = heat.shape[2:]
     heat = heat * (F.max_pool2d(heat, kernel, 1, kernel // 2) == heat).to(heat.dtype)
     scores, places = torch.topk(heat.flatten(2), min(k, height * width))
     best, index = torch.topk(scores.flatten(1), k)
