@@ -32,6 +32,7 @@ from cvops.ops.iou_loss import (
     giou_loss,
     iou_loss,
 )
+from cvops.ops.mask_paste import mask_paste
 from cvops.ops.match_boxes import match_boxes
 from cvops.ops.nms import batched_nms, batched_nms_padded, matrix_nms, multiclass_nms, nms, nms_padded, soft_nms
 from cvops.ops.ps_roi_align import PSRoIAlign, ps_roi_align
@@ -81,6 +82,7 @@ __all__ = [
     "giou_loss",
     "heatmap_peaks",
     "iou_loss",
+    "mask_paste",
     "match_boxes",
     "matrix_nms",
     "multiclass_nms",
