@@ -152,6 +152,8 @@ def op_cases() -> dict[str, Callable[[], object]]:
     deformed, kernels, offsets = torch.randn(2, 8, 14, 14), torch.randn(8, 8, 3, 3), torch.randn(2, 18, 14, 14)
     once, deform = ([1, 1], [1, 1], [1, 1], 1, 1), call.deform_conv2d_backward
     seed = torch.tensor([1])
+    paste = torch.rand(n, 14, 14), boxes / 10
+    pixels = call.heatmap_peaks(maps, 20, 3)
     mask, kept = call.drop_block_mask(maps, seed, [7, 7], 0.1)
     return {
         "box_iou, any metric": lambda: call.box_iou(boxes, others, 1, 0.0),
@@ -168,6 +170,11 @@ def op_cases() -> dict[str, Callable[[], object]]:
             total, rows, classes[:, None], *softmax
         ),
         "match_boxes": lambda: ops.match_boxes(boxes, others, 0.4, 0.5, allow_low_quality=True),
+        "heatmap_peaks": lambda: call.heatmap_peaks(maps, 20, 3),
+        "heatmap_peaks_backward": lambda: call.heatmap_peaks_backward(pixels[0], *pixels[1:], 8, 14, 14),
+        "mask_paste": lambda: call.mask_paste(*paste, 14, 14),
+        "mask_paste_binary": lambda: call.mask_paste_binary(*paste, 14, 14, 0.5),
+        "mask_paste_backward": lambda: call.mask_paste_backward(*paste, 7, 7),
         "nms": lambda: ops.nms(boxes, scores, 0.5),
         "batched_nms": lambda: ops.batched_nms(boxes, scores, idxs, 0.5),
         "nms_padded": lambda: ops.nms_padded(boxes, scores, 0.5, 100),

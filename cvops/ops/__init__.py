@@ -21,6 +21,7 @@ from cvops.ops.focal_loss import (
     sigmoid_focal_loss,
     softmax_focal_loss,
 )
+from cvops.ops.heatmap_peaks import HeatmapPeaks, heatmap_peaks
 from cvops.ops.iou_loss import (
     CompleteBoxIoULoss,
     DistanceBoxIoULoss,
@@ -32,6 +33,7 @@ from cvops.ops.iou_loss import (
     giou_loss,
     iou_loss,
 )
+from cvops.ops.mask_paste import mask_paste
 from cvops.ops.match_boxes import match_boxes
 from cvops.ops.nms import batched_nms, batched_nms_padded, matrix_nms, multiclass_nms, nms, nms_padded, soft_nms
 from cvops.ops.ps_roi_align import PSRoIAlign, ps_roi_align
@@ -51,6 +53,7 @@ __all__ = [
     "DropPath",
     "GaussianFocalLoss",
     "GeneralizedBoxIoULoss",
+    "HeatmapPeaks",
     "IoULoss",
     "MultiScaleRoIAlign",
     "PSRoIAlign",
@@ -80,7 +83,9 @@ __all__ = [
     "generalized_box_iou",
     "generalized_box_iou_loss",
     "giou_loss",
+    "heatmap_peaks",
     "iou_loss",
+    "mask_paste",
     "match_boxes",
     "matrix_nms",
     "multiclass_nms",

@@ -71,6 +71,10 @@ def pyramid(dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
     return fine, torch.randn(2, 18, 7, 9).to(dtype), rois
 
 
+def pasted(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.rand(9, 1, 5, 6).to(dtype), random_boxes(9, dtype=dtype, extent=20.0, size=15.0)
+
+
 def one_map(dtype: torch.dtype) -> tuple[torch.Tensor]:
     return (torch.randn(3, 5, 8, 9).to(dtype),)
 
@@ -101,6 +105,8 @@ CALLS = [
     OpCall("softmax_focal_loss", classified, ops.softmax_focal_loss, 1),
     OpCall("gaussian_focal_loss", logits, ops.gaussian_focal_loss, 1),
     OpCall("match_boxes", matrices, lambda a, t: ops.match_boxes(a, t, 0.3, 0.5, allow_low_quality=True)),
+    OpCall("heatmap_peaks", one_map, lambda x: ops.heatmap_peaks(x, 10), 1),
+    OpCall("mask_paste", pasted, lambda m, b: ops.mask_paste(m, b, (21, 23), None), 1),
     OpCall("roi_align", pooled, lambda x, r: ops.roi_align(x, r, 3, 0.7), 1),
     OpCall("roi_pool", pooled, lambda x, r: ops.roi_pool(x, r, 3, 0.7), 1),
     OpCall("ps_roi_align", pooled, lambda x, r: ops.ps_roi_align(x, r, 3, 0.7), 1),
