@@ -68,16 +68,10 @@ class Tiles {
   int64_t width_, across_;
 };
 
-Tensor new_output(const Tensor& input) {
-  Tensor out = torch::stable::empty_like(input);
-  if (out.numel() > 0) advise_huge_pages(out.mutable_data_ptr(), out.numel() * out.element_size());
-  return out;
-}
-
 Tensor corner_pool_cpu(const Tensor& input_in, int64_t direction) {
   check_corner_pool(input_in, direction);
   const Tensor input = dense(input_in);
-  Tensor out = new_output(input);
+  Tensor out = new_output_like(input);
   if (out.numel() == 0) return out;
   const CornerLines lines = corner_lines(input, direction);
   const Tiles tiles(lines);
@@ -105,7 +99,7 @@ Tensor corner_pool_cpu(const Tensor& input_in, int64_t direction) {
 Tensor corner_pool_backward_cpu(const Tensor& grad_in, const Tensor& input_in, int64_t direction) {
   check_corner_moves("corner_pool_backward", "grad", grad_in, input_in, direction);
   const Tensor input = dense(input_in), grad = in_format_of(input, grad_in);
-  Tensor out = new_output(input);
+  Tensor out = new_output_like(input);
   if (out.numel() == 0) return out;
   const CornerLines lines = corner_lines(input, direction);
   const Tiles tiles(lines);
@@ -137,7 +131,7 @@ Tensor corner_pool_backward_cpu(const Tensor& grad_in, const Tensor& input_in, i
 Tensor corner_pool_gather_cpu(const Tensor& values_in, const Tensor& input_in, int64_t direction) {
   check_corner_moves("corner_pool_gather", "values", values_in, input_in, direction);
   const Tensor input = dense(input_in), values = in_format_of(input, values_in);
-  Tensor out = new_output(input);
+  Tensor out = new_output_like(input);
   if (out.numel() == 0) return out;
   const CornerLines lines = corner_lines(input, direction);
   const Tiles tiles(lines);

@@ -148,9 +148,8 @@ Tensor heatmap_peaks_backward_cpu(const Tensor& grad_in, const Tensor& classes_i
   const PeakSizes s = check_heatmap_peaks_backward(grad_in, classes_in, ys_in, xs_in, channels, height, width);
   const Tensor grad = torch::stable::contiguous(grad_in), classes = torch::stable::contiguous(classes_in);
   const Tensor ys = torch::stable::contiguous(ys_in), xs = torch::stable::contiguous(xs_in);
-  Tensor out = torch::stable::new_empty(grad, {s.batch, channels, height, width});
+  Tensor out = new_output(grad, {s.batch, channels, height, width});
   const int64_t each = s.image() * static_cast<int64_t>(out.element_size());
-  advise_huge_pages(out.mutable_data_ptr(), s.batch * each);
   char* bytes = static_cast<char*>(out.mutable_data_ptr());
   constexpr int64_t block = 1 << 18;
   torch::stable::parallel_for(0, (s.batch * each + block - 1) / block, 1, [&](int64_t begin, int64_t end) {

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <limits>
 
+#include "cpu/fresh_memory.h"
 #include "cpu/scratch.h"
 #include "cpu/vec.h"
 
@@ -80,7 +81,6 @@ template <typename S, typename Out, typename Row>
 void paste_all(const PasteSizes& s, const S* masks, const compute_t<S>* boxes, Out* out, const Row& row) {
   using T = compute_t<S>;
   if (s.k == 0 || s.image() == 0) return;
-  advise_huge_pages(out, s.k * s.image() * sizeof(Out));
   const int64_t bands = std::clamp<int64_t>(4 * torch::stable::get_num_threads() / s.k, 1, s.height);
   const int64_t band = (s.height + bands - 1) / bands;
   Scratch<T> scratch(PasteMemory<T>::size(s));
@@ -126,7 +126,7 @@ Tensor mask_paste_cpu(const Tensor& masks_in, const Tensor& boxes_in, int64_t he
   const PasteSizes s = check_mask_paste(masks_in, boxes_in, height, width);
   const Tensor masks = torch::stable::contiguous(masks_in);
   const Tensor boxes = torch::stable::contiguous(torch::stable::to(boxes_in, compute_type(masks.scalar_type())));
-  Tensor out = torch::stable::new_empty(masks, {s.k, height, width});
+  Tensor out = new_output(masks, {s.k, height, width});
   CVOPS_DISPATCH_FLOATS(masks.scalar_type(), "mask_paste", [&] {
     using T = compute_t<scalar_t>;
     paste_all(s, masks.const_data_ptr<scalar_t>(), boxes.const_data_ptr<T>(), out.mutable_data_ptr<scalar_t>(),
@@ -142,7 +142,7 @@ Tensor mask_paste_binary_cpu(
   const PasteSizes s = check_mask_paste(masks_in, boxes_in, height, width);
   const Tensor masks = torch::stable::contiguous(masks_in);
   const Tensor boxes = torch::stable::contiguous(torch::stable::to(boxes_in, compute_type(masks.scalar_type())));
-  Tensor out = torch::stable::new_empty(masks, {s.k, height, width}, ScalarType::Bool);
+  Tensor out = new_output(masks, {s.k, height, width}, ScalarType::Bool);
   CVOPS_DISPATCH_FLOATS(masks.scalar_type(), "mask_paste", [&] {
     using T = compute_t<scalar_t>;
     paste_all(s, masks.const_data_ptr<scalar_t>(), boxes.const_data_ptr<T>(),

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cvops.ops._random import check_floating, empty_dense_like
-from cvops.ops._register import batch_first, differentiable
+from cvops.ops._random import check_floating
+from cvops.ops._register import batch_first, differentiable, empty_dense_like
 
 DIRECTIONS = ("top", "bottom", "left", "right")  # the index is the argument of the kernels
 
