@@ -40,12 +40,14 @@ class Group:
 
 @dataclass
 class Contest:
-    """A case made concrete on a device. `bytes`: each input and each output once (the memory floor)."""
+    """A case made concrete on a device. `bytes`: each input and each output once (the memory floor). `flops`: multiply-
+    adds count two (the arithmetic floor); 0 where arithmetic is not what a call is made of."""
 
     cvops: Call
     peers: dict[str, Call]
     bytes: int
     agree: Callable[[Any, Any], None] | None = None  # None: assert_close with the default tolerances
+    flops: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -122,12 +124,19 @@ def _copy_seconds(log2_bytes: int, device: str) -> float:
     return min(seconds(lambda: target.copy_(source), repeat, device) for _ in range(60))
 
 
-def floor_seconds(nbytes: int, device: str) -> float:
-    """Time to move `nbytes` (half read, half written) at the copy bandwidth measured here for a set of that size."""
+@functools.lru_cache
+def _flop_seconds(device: str) -> float:
+    a = torch.ones(1024, 1024, device=device)
+    return min(seconds(lambda: a @ a, 1, device) for _ in range(20)) / (2 * 1024**3)
+
+
+def floor_seconds(nbytes: int, device: str, flops: float = 0.0) -> float:
+    """Time to move `nbytes` (half read, half written) at the copy bandwidth measured here for a set of that size, or to
+    do `flops` at the rate of a 1024 x 1024 matrix product, whichever is longer."""
     if nbytes == 0:
         return 0.0
     log2_bytes = max(12, math.ceil(math.log2(nbytes)))
-    return _copy_seconds(log2_bytes, device) * nbytes / 2**log2_bytes
+    return max(_copy_seconds(log2_bytes, device) * nbytes / 2**log2_bytes, _flop_seconds(device) * flops)
 
 
 def compare(case: Case, device: str, drive: Callable[[Call, Call, int], None], rounds: int = ROUNDS) -> Row:
@@ -166,7 +175,7 @@ def compare(case: Case, device: str, drive: Callable[[Call, Call, int], None], r
             name: statistics.median(p / c for p, c in zip(times[name], ours, strict=True)) for name in contest.peers
         },
         best_ratios={name: min(times[name]) / min(ours) for name in contest.peers},
-        floor_ms=floor_seconds(contest.bytes, device) * 1e3,
+        floor_ms=floor_seconds(contest.bytes, device, contest.flops) * 1e3,
         rounds=len(ours),
         disturbed=device == "cpu"
         and (os.getloadavg()[0] > 1.3 * (os.cpu_count() or 1) or quartiles[2] > 2 * quartiles[0]),

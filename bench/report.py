@@ -48,10 +48,11 @@ def cells(row: common.Row) -> list[str]:
         "; ".join(f"{value:.2f}x" for value in row.best_ratios.values()) or "-",
         f"{row.target:g}x" if row.target else "-",
         ms(row.floor_ms),
+        f"{row.cvops_ms / row.floor_ms:.1f}" if row.floor_ms else "-",
     ]
 
 
-HEADER = ["op", "case", "cvops ms [quartiles]", "peer ms", "ratio", "of best rounds", "target", "floor ms"]
+HEADER = ["op", "case", "cvops ms [quartiles]", "peer ms", "ratio", "of best rounds", "target", "floor ms", "floors"]
 
 
 def group_lines(rows: list[common.Row]) -> list[str]:

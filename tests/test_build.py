@@ -173,6 +173,88 @@ g = torch.ones_like(out)
 """
         assert peak_bytes(setup, "torch.autograd.grad(out, a, g)") < 0.1 * 4 * 4000**2
 
+    def test_deterministic_roi_align_backward_needs_no_more(self):
+        setup = """
+x = torch.rand(2, 64, 200, 272, requires_grad=True)
+rois = torch.cat([torch.arange(500)[:, None] % 2, boxes(500) / 4], 1)
+torch.use_deterministic_algorithms(True)
+torch.autograd.grad(cvops.ops.roi_align(x[:, :, :20, :20], rois[:2] / 20, 7).sum(), x)
+out = cvops.ops.roi_align(x, rois, 7, 1.0, 2, True)
+g = torch.ones_like(out)
+"""
+        gradient = 4 * 2 * 64 * 200 * 272
+        peak = peak_bytes(setup, "grad, = torch.autograd.grad(out, x, g)")
+        assert 0.9 * gradient < peak < 1.3 * gradient
+
     def test_nms_of_100k_boxes(self):
         setup = "a, s = boxes(100_000), torch.rand(100_000); cvops.ops.nms(a[:9], s[:9], 0.5)"
         assert peak_bytes(setup, "cvops.ops.nms(a, s, 0.5)") <= 200e6
+
+
+BLOCKS = """
+import os, threading
+import torch, cvops
+x = torch.rand(4, 64, 128, 128)  # 16 MB
+def call():
+    return torch.ops.cvops.drop_block(x, mask, kept, 0.0)
+mask, kept = torch.ops.cvops.drop_block_mask(x, torch.tensor([1]), [3, 3], 0.5)
+first = call()
+expected = first.clone()
+place = first.data_ptr()
+del first
+"""
+
+
+class TestKeptBlocks:
+    """csrc/cpu/fresh_memory.cpp: large outputs come from blocks that freed ones left."""
+
+    def test_a_freed_output_serves_the_next_call(self):
+        run(
+            BLOCKS
+            + """
+second = call()
+assert second.data_ptr() == place and torch.equal(second, expected)
+third = call()  # the block is taken now
+assert third.data_ptr() != place and torch.equal(third, expected) and torch.equal(second, expected)
+view = second[1:]
+del second
+assert torch.equal(call()[1:], view), "a view keeps its block"
+"""
+        )
+
+    def test_none_is_kept_on_request_or_beyond_the_limit(self):
+        rss = """
+def resident():
+    return int(next(l for l in open("/proc/self/status") if l.startswith("VmRSS")).split()[1]) // 1024
+del expected
+before = resident()
+outs = [call() for _ in range(8)]
+grown = resident() - before
+del outs
+left = resident() - before
+print(grown, left)
+"""
+        for megabytes, most in (("0", 4), ("40", 40)):
+            grown, left = map(int, run(BLOCKS + rss, CVOPS_CPU_CACHE_MB=megabytes).split())
+            assert grown > 100
+            assert left <= most, f"{left} MB are left of {grown}"
+
+    def test_threads_and_forks_share_them(self):
+        run(
+            BLOCKS
+            + """
+wrong = []
+def work():
+    for _ in range(20):
+        if not torch.equal(call(), expected):
+            wrong.append(1)
+threads = [threading.Thread(target=work) for _ in range(4)]
+[t.start() for t in threads], [t.join() for t in threads]
+assert not wrong
+torch.set_num_threads(1)
+child = os.fork()
+if child == 0:
+    os._exit(0 if torch.equal(call(), expected) else 1)
+assert os.waitpid(child, 0)[1] == 0 and torch.equal(call(), expected)
+"""
+        )

@@ -37,7 +37,8 @@ def contest(backward: bool, n: int, c: int, out_c: int, size: int, device: str) 
 
     bytes_moved = nbytes(x, offset, weight, mask, grad) * (3 if backward else 1)
     close = partial(torch.testing.assert_close, rtol=1e-3, atol=1e-2)
-    return Contest(call(ops.deform_conv2d), {"torchvision": call(peer.deform_conv2d)}, bytes_moved, close)
+    flops = 2 * 9 * c * grad.numel() * (3 if backward else 1)  # of the product alone
+    return Contest(call(ops.deform_conv2d), {"torchvision": call(peer.deform_conv2d)}, bytes_moved, close, flops)
 
 
 CASES = [

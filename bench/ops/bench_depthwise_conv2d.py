@@ -48,14 +48,17 @@ def contest(mode: str, n: int, c: int, size: int, kernel: int, stride: int, devi
         return F.conv2d(x, weight, bias, stride, padding, 1, c)
 
     out = peer(x, weight, bias)
+    flops = 2 * out.numel() * kernel**2
     if mode != "forward+backward":
         bytes_moved = nbytes(x, weight, bias, out)
-        return Contest(lambda: ours(x, weight, bias), {"torch": lambda: peer(x, weight, bias)}, bytes_moved, close)
+        return Contest(
+            lambda: ours(x, weight, bias), {"torch": lambda: peer(x, weight, bias)}, bytes_moved, close, flops
+        )
     grad = torch.randn(out.shape, generator=generator).to(device)
     # forward: x, out; gradients: grad, x, grad of x
     bytes_moved = nbytes(x, out, grad, x, x, weight, bias, weight, bias)
     calls = (forward_backward(call, x, weight, bias, grad=grad) for call in (ours, peer))
-    return Contest(next(calls), {"torch": next(calls)}, bytes_moved, partial(close, atol=1e-2))
+    return Contest(next(calls), {"torch": next(calls)}, bytes_moved, partial(close, atol=1e-2), 3 * flops)
 
 
 CASES = [

@@ -26,6 +26,9 @@ def random_rois(k: int, images: int, device: str, seed: int = 0) -> torch.Tensor
     return torch.cat([torch.randint(0, images, (k, 1), generator=generator).float(), boxes], 1).to(device)
 
 
+BLEND = 8  # flops of a bilinear sample
+
+
 def contest(layout: torch.memory_format, backward: bool, k: int, ratio: int, device: str) -> Contest:
     x = torch.randn(2, 256, HEIGHT // 4, WIDTH // 4, generator=torch.Generator().manual_seed(1))
     x = x.to(device, memory_format=layout)
@@ -36,11 +39,12 @@ def contest(layout: torch.memory_format, backward: bool, k: int, ratio: int, dev
 
     ours, theirs = call(ops.roi_align), call(peer.roi_align)
     out = ours(x)
+    flops = BLEND * ratio**2 * out.numel()
     if not backward:
-        return Contest(lambda: ours(x), {"torchvision": lambda: theirs(x)}, nbytes(x, rois, out), CLOSE)
+        return Contest(lambda: ours(x), {"torchvision": lambda: theirs(x)}, nbytes(x, rois, out), CLOSE, flops)
     grad = torch.randn_like(out)
     calls = [forward_backward(function, x, grad=grad) for function in (ours, theirs)]
-    return Contest(calls[0], {"torchvision": calls[1]}, nbytes(x, rois, out, grad, x), CLOSE)
+    return Contest(calls[0], {"torchvision": calls[1]}, nbytes(x, rois, out, grad, x), CLOSE, 2 * flops)
 
 
 def pyramid(backward: bool, device: str) -> Contest:
@@ -53,11 +57,12 @@ def pyramid(backward: bool, device: str) -> Contest:
 
     ours, theirs = map(call, pools)
     out = ours(*maps)
+    flops = BLEND * 2**2 * out.numel()
     if not backward:
-        return Contest(lambda: ours(*maps), {"torchvision": lambda: theirs(*maps)}, nbytes(*maps, out), CLOSE)
+        return Contest(lambda: ours(*maps), {"torchvision": lambda: theirs(*maps)}, nbytes(*maps, out), CLOSE, flops)
     grad = torch.randn_like(out)
     calls = [forward_backward(function, *maps, grad=grad) for function in (ours, theirs)]
-    return Contest(calls[0], {"torchvision": calls[1]}, nbytes(*maps, out, grad, *maps), CLOSE)
+    return Contest(calls[0], {"torchvision": calls[1]}, nbytes(*maps, out, grad, *maps), CLOSE, 2 * flops)
 
 
 NCHW, NHWC = torch.contiguous_format, torch.channels_last

@@ -1,9 +1,12 @@
-"""Every example in the docstrings of the ops runs, every public op has one, and the generated pages are up to date."""
+"""Every example in the docstrings of the ops runs, every public op has one, and the generated pages are up to date,
+and the tests that docs/complaints.md names exist."""
 
+import ast
 import doctest
 import importlib
 import inspect
 import pkgutil
+import re
 import runpy
 from pathlib import Path
 
@@ -35,3 +38,14 @@ def test_public_ops_are_documented(name):
 def test_pages_are_up_to_date(page):
     build = runpy.run_path(str(DOCS / "build.py"))["PAGES"][page]
     assert (DOCS / page).read_text() == build(), "run `python docs/build.py`"
+
+
+def test_complaints_name_tests_that_exist():
+    named = re.findall(r"`(tests/[\w/]+\.py)::([\w:]+)`", (DOCS / "complaints.md").read_text())
+    assert len(named) > 40
+    for file, name in named:
+        scope = ast.parse((DOCS.parent / file).read_text()).body
+        for part in name.split("::"):
+            found = [node for node in scope if getattr(node, "name", None) == part]
+            assert found, f"{file} has no {name}"
+            scope = found[0].body
