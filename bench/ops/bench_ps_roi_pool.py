@@ -1,16 +1,10 @@
 """ps_roi_pool of 1000 boxes on 2x490x50x68 (stride 16), 7x7, against torchvision."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from functools import partial
-
 import torch
-import torchvision.ops as peer
 
-from bench.common import Case, Contest, benchmarks, forward_backward, nbytes
-from bench.ops.bench_roi_align import CLOSE, NCHW, NHWC, random_rois
-from cvops import ops
+from bench.common import benchmarks
+from bench.ops.bench_roi_align import CLOSE
+from bench.ops.pooling import pooling_cases
 
 
 def inside(a: tuple[torch.Tensor], b: tuple[torch.Tensor]) -> None:
@@ -18,30 +12,6 @@ def inside(a: tuple[torch.Tensor], b: tuple[torch.Tensor]) -> None:
     CLOSE(a[0][..., :-1, :-1], b[0][..., :-1, :-1])
 
 
-def contest(layout: torch.memory_format, backward: bool, device: str) -> Contest:
-    x = torch.randn(2, 490, 50, 68, generator=torch.Generator().manual_seed(1)).to(device, memory_format=layout)
-    rois = random_rois(1000, 2, device)
-
-    def call(function: Callable[..., torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
-        return lambda x: function(x, rois, 7, 1 / 16)
-
-    ours, theirs = call(ops.ps_roi_pool), call(peer.ps_roi_pool)
-    out = ours(x)
-    if not backward:
-        return Contest(lambda: ours(x), {"torchvision": lambda: theirs(x)}, nbytes(x, rois, out, out), CLOSE)
-    grad = torch.randn_like(out)
-    calls = [forward_backward(function, x, grad=grad) for function in (ours, theirs)]
-    return Contest(calls[0], {"torchvision": calls[1]}, nbytes(x, rois, out, out, grad, x), inside)
-
-
-CASES = [
-    Case(
-        "ps_roi_pool",
-        f"1000 RoIs {'forward+backward' if backward else 'forward'} {'NHWC' if layout == NHWC else 'NCHW'}",
-        partial(contest, layout, backward),
-    )
-    for backward in (False, True)
-    for layout in (NCHW, NHWC)
-]
+CASES = pooling_cases("ps_roi_pool", (2, 490, 50, 68), 1 / 16, agree=inside)
 
 test_ps_roi_pool = benchmarks(CASES)
