@@ -8,8 +8,9 @@ from bench.ops.pooling import pooling_cases
 
 
 def inside(a: tuple[torch.Tensor], b: tuple[torch.Tensor]) -> None:
-    """All but the last row and column, where torchvision's gradient is not that of its forward (docs/numerics.md)."""
-    CLOSE(a[0][..., :-1, :-1], b[0][..., :-1, :-1])
+    """Away from the last rows and columns: in bins that reach them torchvision's gradient is not that of its forward
+    (docs/numerics.md)."""
+    CLOSE(a[0][..., :-16, :-16], b[0][..., :-16, :-16])
 
 
 CASES = pooling_cases("ps_roi_pool", (2, 490, 50, 68), 1 / 16, agree=inside)
