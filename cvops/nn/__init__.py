@@ -5,6 +5,9 @@ from cvops.nn.conv import Conv2dSame, ConvNormAct, Norm, Padding, make_activatio
 from cvops.nn.drop import DropPath
 from cvops.nn.fuse import fuse
 from cvops.nn.init import init_convnet
+from cvops.nn.pool import Pool2d
+from cvops.nn.recompute import recompute
+from cvops.nn.separable import SeparableConvNormAct, SeparableTwice
 
 __all__ = [
     "Conv2dSame",
@@ -13,10 +16,14 @@ __all__ = [
     "InvertedResidual",
     "Norm",
     "Padding",
+    "Pool2d",
+    "SeparableConvNormAct",
+    "SeparableTwice",
     "SqueezeExcite",
     "fuse",
     "init_convnet",
     "make_activation",
+    "recompute",
     "round_channels",
     "same_padding",
 ]

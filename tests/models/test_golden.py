@@ -14,6 +14,7 @@ CASES = {
     **{f"EfficientNet-B{i}": f"tf_efficientnet_b{i}" for i in range(8)},
     **{f"EfficientNet-B{i}_torchvision": f"efficientnet_b{i}" for i in range(8)},
     **{f"EfficientNet-Lite{i}": f"tf_efficientnet_lite{i}" for i in range(3)},
+    "Xception": "xception",
 }
 
 
