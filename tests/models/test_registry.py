@@ -31,6 +31,9 @@ PUBLISHED_PARAMETERS = {
     "resnext50_32x4d": 25_028_904,
     "resnext101_32x8d": 88_791_336,
     "resnext101_64x4d": 83_455_272,
+    "legacy_seresnet50": 28_088_024,
+    "legacy_seresnext50_32x4d": 27_559_896,
+    "legacy_senet154": 115_088_984,
 }
 
 
