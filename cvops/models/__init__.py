@@ -2,6 +2,9 @@
 
 from cvops.models import efficientnet as efficientnet
 from cvops.models import mobilenet_v2 as mobilenet_v2
+from cvops.models import resnet as resnet
+from cvops.models import resnext as resnext
+from cvops.models import senet as senet
 from cvops.models import xception as xception
 from cvops.models.classifier import ImageClassifier
 from cvops.models.config import ModelConfig, Paper, Preprocess

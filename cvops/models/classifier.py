@@ -11,7 +11,8 @@ from cvops.models.model import Backbone, FeatureInfo, Model
 class ImageClassifier(Model):
     """[N, C, H, W] -> logits [N, num_classes]; `features(x)` gives the backbone's maps. Parts: `backbone`, `head`.
 
-    Raises `ValueError` for an input that is not a batch of images with `config.in_chans` channels.
+    Raises `ValueError` for an input that is not a batch of images with `config.in_chans` channels, or smaller than
+    `backbone.min_size`.
     """
 
     def __init__(self, config: ModelConfig, backbone: Backbone, head: ClassificationHead) -> None:
@@ -38,3 +39,6 @@ class ImageClassifier(Model):
     def _check(self, x: Tensor) -> None:
         if x.dim() != 4 or x.shape[1] != self.config.in_chans:
             raise ValueError(f"expected images [N, {self.config.in_chans}, H, W], got {list(x.shape)}")
+        smallest = self.backbone.min_size
+        if x.shape[2] < smallest or x.shape[3] < smallest:
+            raise ValueError(f"expected images of at least {smallest} x {smallest} pixels, got {list(x.shape)}")

@@ -21,11 +21,13 @@ class Backbone(nn.Module):
     """An image [N, C, H, W] to feature maps. What necks and heads may rely on:
 
     `feature_info` tells the channels and strides of `features(x)`; map i is [N, channels[i], H / strides[i],
-    W / strides[i]], sizes rounded up. `forward(x)` is the last map alone. `input_keys` names the weights whose second
-    dimension is the number of input channels.
+    W / strides[i]], sizes rounded up, or less where a network does not pad. `forward(x)` is the last map alone.
+    `min_size` is the smallest height and width in pixels that gives every map at least one. `input_keys` names the
+    weights whose second dimension is the number of input channels.
     """
 
     feature_info: FeatureInfo
+    min_size: int = 1
     input_keys: tuple[str, ...] = ()
 
     def features(self, x: Tensor) -> list[Tensor]:

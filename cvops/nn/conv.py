@@ -16,11 +16,11 @@ Padding = Literal["symmetric", "same"]
 """`symmetric`: (kernel - 1) // 2 on each side, as torch models do. `same`: as TensorFlow does, ceil(size / stride)
 outputs, the odd pixel at the bottom and right; the amount depends on the input size."""
 
-_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "relu": lambda: nn.ReLU(inplace=True),
-    "relu6": lambda: nn.ReLU6(inplace=True),
-    "silu": lambda: nn.SiLU(inplace=True),
-    "sigmoid": nn.Sigmoid,
+_ACTIVATIONS: dict[str, Callable[[bool], nn.Module]] = {
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "silu": nn.SiLU,
+    "sigmoid": lambda inplace: nn.Sigmoid(),
 }
 
 
@@ -28,15 +28,16 @@ Size = int | tuple[int, int]
 """Of a kernel or stride: one number, or (vertical, horizontal)."""
 
 
-def make_activation(name: str) -> nn.Module:
-    """The activation layer called `name`; raises `ValueError` for a name that is not known.
+def make_activation(name: str, inplace: bool = True) -> nn.Module:
+    """The activation layer called `name`, which may write into its input unless `inplace` is False; raises `ValueError`
+    for a name that is not known.
 
     >>> make_activation("relu6")
     ReLU6(inplace=True)
     """
     if name not in _ACTIVATIONS:
         raise ValueError(f"unknown activation {name!r}, expected one of {sorted(_ACTIVATIONS)}")
-    return _ACTIVATIONS[name]()
+    return _ACTIVATIONS[name](inplace)
 
 
 def round_channels(channels: float, divisor: int = 8) -> int:

@@ -15,6 +15,11 @@ CASES = {
     **{f"EfficientNet-B{i}_torchvision": f"efficientnet_b{i}" for i in range(8)},
     **{f"EfficientNet-Lite{i}": f"tf_efficientnet_lite{i}" for i in range(3)},
     "Xception": "xception",
+    **{f"ResNet-{depth}": f"resnet{depth}" for depth in (18, 34, 50, 101, 152)},
+    **{f"ResNeXt-{name}": f"resnext{name}" for name in ("50_32x4d", "101_32x8d", "101_64x4d")},
+    "SE-ResNet-50": "legacy_seresnet50",
+    "SE-ResNeXt-50_32x4d": "legacy_seresnext50_32x4d",
+    "SENet-154": "legacy_senet154",
 }
 
 

@@ -23,6 +23,17 @@ PUBLISHED_PARAMETERS = {
     "efficientnet_lite0": 4_652_008,
     "efficientnet_lite1": 5_416_680,
     "efficientnet_lite2": 6_092_072,
+    "resnet18": 11_689_512,
+    "resnet34": 21_797_672,
+    "resnet50": 25_557_032,
+    "resnet101": 44_549_160,
+    "resnet152": 60_192_808,
+    "resnext50_32x4d": 25_028_904,
+    "resnext101_32x8d": 88_791_336,
+    "resnext101_64x4d": 83_455_272,
+    "legacy_seresnet50": 28_088_024,
+    "legacy_seresnext50_32x4d": 27_559_896,
+    "legacy_senet154": 115_088_984,
 }
 
 
