@@ -1,6 +1,7 @@
 """Layers and blocks that models share. Whole networks live in `cvops.models`, kernels in `cvops.ops`."""
 
 from cvops.nn.blocks import CascadedCrossChannelPooling, IndependentComponent, InvertedResidual, SqueezeExcite
+from cvops.nn.cells import CellSpec, SearchedCell
 from cvops.nn.conv import Conv2dSame, ConvNormAct, Norm, Padding, make_activation, round_channels, same_padding
 from cvops.nn.drop import DropPath, ScheduledDropBlock2d, set_drop_progress
 from cvops.nn.fuse import fuse
@@ -15,6 +16,7 @@ __all__ = [
     "BasicBlock",
     "Bottleneck",
     "CascadedCrossChannelPooling",
+    "CellSpec",
     "Conv2dSame",
     "ConvNormAct",
     "DropPath",
@@ -29,6 +31,7 @@ __all__ = [
     "ResidualOptions",
     "SEPlacement",
     "ScheduledDropBlock2d",
+    "SearchedCell",
     "SeparableConvNormAct",
     "SeparableTwice",
     "SqueezeExcite",

@@ -123,7 +123,10 @@ class ConvNormAct(nn.Module):
         if padding not in ("symmetric", "same") and not isinstance(padding, int):
             raise ValueError(f"padding must be 'symmetric' or 'same', got {padding!r}")
         kernel, strides = as_pair(kernel_size), as_pair(stride)
-        centred = tuple((k - 1) // 2 * dilation for k in kernel) if isinstance(padding, str) else (padding, padding)
+        if isinstance(padding, int):
+            centred = (padding, padding)
+        else:
+            centred = ((kernel[0] - 1) // 2 * dilation, (kernel[1] - 1) // 2 * dilation)
         # At stride 1 and odd kernels the two conventions agree, and the fixed amount is the cheaper one.
         fixed = padding != "same" or all(s == 1 and k % 2 == 1 for k, s in zip(kernel, strides, strict=True))
         self.conv: nn.Module

@@ -33,15 +33,17 @@ class Pool2d(nn.Module):
         counts_padding: bool = False,
     ) -> None:
         super().__init__()
-        if kind not in ("max", "mean") or (kind == "mean" and dilation > 1):
-            raise ValueError(f"kind must be 'max' or 'mean', a mean without dilation, got {kind!r}, {dilation}")
+        if kind not in ("max", "mean"):
+            raise ValueError(f"kind must be 'max' or 'mean', got {kind!r}")
+        if dilation > 1 and (kind == "mean" or stride > 1):
+            raise ValueError(f"only a maximum with stride 1 can be dilated, got {kind!r} with stride {stride}")
         self.dilation = dilation
         self.kind, self.kernel_size, self.stride, self.padding = kind, kernel_size, stride, padding
         self.counts_padding = counts_padding and padding == "same" and stride > 1
 
     def forward(self, x: Tensor) -> Tensor:
         kernel, stride = self.kernel_size, self.stride
-        if self.padding == "symmetric":
+        if self.padding == "symmetric" or self.dilation > 1:
             before = ((kernel - 1) // 2 * self.dilation,) * 2
         else:
             axes = (same_padding(size, kernel, stride, self.dilation) for size in x.shape[-2:])
@@ -52,7 +54,10 @@ class Pool2d(nn.Module):
         # Windows that overhang on the far side only are those of ceil_mode, which does not count what is outside.
         ceil = self.padding == "same"
         if self.kind == "max":
-            return F.max_pool2d(x, kernel, stride, before, self.dilation, ceil_mode=ceil)
+            if self.dilation > 1:  # torch measures the padding it allows by the undilated window
+                (top, left), value = before, float("-inf")
+                return F.max_pool2d(F.pad(x, (left, left, top, top), value=value), kernel, stride, 0, self.dilation)
+            return F.max_pool2d(x, kernel, stride, before, ceil_mode=ceil)
         return F.avg_pool2d(x, kernel, stride, before, ceil_mode=ceil, count_include_pad=False)
 
     def extra_repr(self) -> str:

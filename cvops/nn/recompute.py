@@ -9,8 +9,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 
-def recompute(module: nn.Module, x: Tensor) -> Tensor:
-    """`module(x)` that keeps only `x` for the backward pass and computes the rest again there (Chen et al. 2016,
+def recompute(module: nn.Module, *inputs: Tensor) -> Tensor:
+    """`module(*inputs)` that keeps only these for the backward pass and computes the rest again (Chen et al. 2016,
     arXiv:1604.06174). Outputs, gradients, random draws and, unlike with torch's function alone, the running statistics
     of batch norms are those of a plain call: the second pass leaves them as they are. Without gradients, and inside
     torch.compile, whose partitioner decides by itself what to keep, it is a plain call.
@@ -20,10 +20,13 @@ def recompute(module: nn.Module, x: Tensor) -> Tensor:
     torch.Size([2, 4])
     """
     if not torch.is_grad_enabled() or torch.compiler.is_compiling():
-        y: Tensor = module(x)
+        y: Tensor = module(*inputs)
         return y
     out: Tensor = checkpoint(
-        module, x, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), _still_statistics(module))
+        module,
+        *inputs,
+        use_reentrant=False,
+        context_fn=lambda: (contextlib.nullcontext(), _still_statistics(module)),
     )
     return out
 

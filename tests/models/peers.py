@@ -23,8 +23,27 @@ def _torchvision(name: str) -> nn.Module | None:
     return torchvision.models.get_model(name, weights=None) if known else None
 
 
+# Models that the peers list under another name.
+TIMM_NAMES = {"xception": "legacy_xception"}
+PRETRAINEDMODELS_NAMES = {"xception": "xception"}
+
+
 def _timm(name: str) -> nn.Module | None:
+    name = TIMM_NAMES.get(name, name)
     return timm.create_model(name, pretrained=False) if name in timm.list_models() else None
+
+
+def _pretrainedmodels(name: str) -> nn.Module | None:
+    import pretrainedmodels
+
+    if name not in PRETRAINEDMODELS_NAMES:
+        return None
+    peer = getattr(pretrainedmodels, PRETRAINEDMODELS_NAMES[name])(num_classes=1000, pretrained=None)
+    # Its pooling has the size of the last map at the size of its weights, e.g. 7 x 7; the mean is that at any size.
+    for child, layer in peer.named_children():
+        if isinstance(layer, nn.AvgPool2d):
+            setattr(peer, child, nn.AdaptiveAvgPool2d(1))
+    return peer
 
 
 def _efficientnet_pytorch(name: str) -> nn.Module | None:
@@ -45,6 +64,7 @@ def _efficientnet_pytorch(name: str) -> nn.Module | None:
 PEERS: dict[str, Callable[[str], nn.Module | None]] = {
     "torchvision": _torchvision,
     "timm": _timm,
+    "pretrainedmodels": _pretrainedmodels,
     "efficientnet-pytorch": _efficientnet_pytorch,
 }
 

@@ -145,6 +145,6 @@ class XceptionNet(Backbone):
         maps = []
         for block, emit in zip(self.blocks, self._emits, strict=False):
             if emit:
-                maps.append(x)
+                maps.append(F.relu(x))  # as the next block takes it
             x = recompute(block, x) if self.checkpointing else block(x)
         return [*maps, self.tail(x)]
