@@ -1,5 +1,5 @@
 """Inception-ResNet-v2 (Szegedy et al. 2017), as TensorFlow published it: its table, and the names timm and
-pretrainedmodels give to the layers. The network is `backbone/inception_resnet.py`, its modules `cvops/nn/inception.py`."""
+pretrainedmodels give to the layers. The network is `backbone/inception_resnet.py`."""
 
 from dataclasses import dataclass
 from functools import partial

@@ -1,5 +1,5 @@
 """The network of NASNet and AmoebaNet: a strided stem, two reduction cells, and three stages of normal cells with a
-reduction cell in front of the last two. Which cells, and the names that others give to the layers, is in the families."""
+reduction cell in front of the last two. Which cells, and how others name the layers, is in the family files."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
