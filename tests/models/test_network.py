@@ -88,7 +88,8 @@ def test_eval_is_deterministic_and_train_is_not(name: str) -> None:
     with torch.no_grad():
         model.eval()
         assert torch.equal(model(images), model(images))
-        assert torch.allclose(model(images)[:1], model(images[:1]), atol=1e-5)
+        first = model(images)[:1]
+        assert (model(images[:1]) - first).abs().max() < 1e-5 * first.abs().max()
         model.train()
         assert not torch.equal(model(images), model(images))
 
@@ -115,7 +116,7 @@ def test_wrong_input_is_named(shape: tuple[int, ...]) -> None:
         build("mobilenetv2_035").eval()(torch.zeros(shape))
 
 
-@pytest.mark.parametrize("name", ["mobilenetv2_035", "tf_efficientnet_b0"])
+@pytest.mark.parametrize("name", SMALL)
 def test_exports_with_a_free_batch_size(name: str) -> None:
     model = build(name).eval()
     images = torch.randn(2, 3, 65, 64)
