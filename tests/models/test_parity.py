@@ -16,8 +16,8 @@ LARGE = 50_000_000  # parameters
 
 
 def publishers(name: str) -> list[str]:
-    """Those to compare a model with. Large ones are not compared twice where two publishers name all layers alike; their
-    smaller relatives are."""
+    """Those to compare a model with. Large ones are not compared twice where two publishers name all layers alike;
+    their smaller relatives are."""
     info, maps = cvops.model_info(name), {m.publisher: m for m in registry._MODELS[name].key_maps}
     known = [publisher for publisher in info.checkpoints if publisher in PEERS]
     layouts = [maps[publisher].modules(info.config) for publisher in known]
