@@ -2,11 +2,12 @@
 assembly and the names that others give to the layers are ResNet's."""
 
 from dataclasses import dataclass
+from typing import Any
 
+from cvops.models import resnet
 from cvops.models.backbone.resnet import ResidualConfig
 from cvops.models.config import Paper, Preprocess
 from cvops.models.registry import Family, Variant, register
-from cvops.models.resnet import TABLE, build_residual, timm_convention, torchvision_convention, torchvision_modules
 from cvops.models.weights import KeyMap
 
 # --- variants ---------------------------------------------------------------------------------------------------------
@@ -27,7 +28,7 @@ PAPER = Paper(
     url="https://arxiv.org/abs/1611.05431",
 )
 
-_R50, _R101 = TABLE[50].depths, TABLE[101].depths
+_R50, _R101 = resnet.TABLE[50].depths, resnet.TABLE[101].depths
 
 VARIANTS = {
     "resnext50_32x4d": Variant(
@@ -49,16 +50,23 @@ VARIANTS = {
 
 # --- assembly and key map ---------------------------------------------------------------------------------------------
 
+
+def torchvision_convention(config: ResNeXtConfig) -> dict[str, Any] | str:
+    if (config.depths, config.groups, config.group_width) == (_R101, 32, 4):
+        return "torchvision has ResNeXt-101 as 32x8d and 64x4d only"
+    return resnet.torchvision_convention(config)
+
+
 register(
     Family(
         name="ResNeXt",
         task="classification",
         paper=PAPER,
-        build=build_residual,
+        build=resnet.build_residual,
         variants=VARIANTS,
         key_maps=(
-            KeyMap("torchvision", torchvision_modules, torchvision_convention),
-            KeyMap("timm", torchvision_modules, timm_convention),
+            KeyMap("torchvision", resnet.torchvision_modules, torchvision_convention),
+            KeyMap("timm", resnet.torchvision_modules, resnet.timm_convention),
         ),
     )
 )

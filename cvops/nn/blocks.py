@@ -50,7 +50,7 @@ class IndependentComponent(nn.Module):
         return y
 
 
-class CascadedCrossChannelPooling(nn.Sequential):
+class CascadedCrossChannelPooling(nn.Module):
     """Cascaded cross-channel parametric pooling, the mlpconv layer of Network in Network (Lin et al. 2014,
     arXiv:1312.4400): a convolution followed by 1x1 convolutions of the widths in `channels`, each with an activation
     and, instead of the paper's biases, a norm. [N, in_channels, H, W] -> [N, channels[-1], H / stride, W / stride].
@@ -69,11 +69,16 @@ class CascadedCrossChannelPooling(nn.Sequential):
         norm: Norm = nn.BatchNorm2d,
         act: str = "relu",
     ) -> None:
+        super().__init__()
         if not channels:
             raise ValueError("channels must list the width of at least one convolution, got none")
         units = [ConvNormAct(in_channels, channels[0], kernel_size, stride, norm=norm, act=act)]
         units += [ConvNormAct(a, b, norm=norm, act=act) for a, b in pairwise(channels)]
-        super().__init__(*units)
+        self.layers = nn.Sequential(*units)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layers(x)
+        return y
 
 
 class InvertedResidual(nn.Module):

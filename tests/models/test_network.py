@@ -29,7 +29,7 @@ def build(name: str, **settings: object) -> ImageClassifier:
 def test_features_have_the_declared_channels_and_strides(name: str) -> None:
     with torch.device("meta"):
         model = cvops.create_model(name).eval()
-        height, width = 96, 65
+        height, width = 96, max(65, model.backbone.min_size)
         maps = model.features(torch.empty(2, 3, height, width))
     info = model.feature_info
     assert info.strides == (2, 4, 8, 16, 32)
@@ -41,42 +41,27 @@ def test_features_have_the_declared_channels_and_strides(name: str) -> None:
             assert 0 <= -(-whole // stride) - size <= slack
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", [name for name in SMALL if "timm" in cvops.model_info(name).checkpoints])
 def test_features_equal_timm_s(name: str) -> None:
     timm = pytest.importorskip("timm")
-    from peers import images, randomise
+    from peers import TIMM_NAMES, images, randomise, smallest_side
 
-    peer = randomise(timm.create_model(name)).eval()
-    extractor = timm.create_model(name, features_only=True).eval()
-    extractor.load_state_dict(peer.state_dict(), strict=False)
+    peer = randomise(timm.create_model(TIMM_NAMES.get(name, name)), side=smallest_side(name)).eval()
+    extractor = timm.create_model(TIMM_NAMES.get(name, name), features_only=True).eval()
+    # timm taps some networks from outside: their layers are one level further down then.
+    getattr(extractor, "body", extractor).load_state_dict(peer.state_dict(), strict=False)
     model = build(name, weights=peer.state_dict()).eval()
     with torch.inference_mode():
-        batch = images(1, 64, 65)
+        batch = images(1, smallest_side(name), smallest_side(name) + 1)
         for got, want in zip(model.features(batch), extractor(batch), strict=True):
             assert (got - want).abs().max() < 1e-4 * want.abs().max()
-
-
-@pytest.mark.parametrize("output_stride", [8, 16])
-@pytest.mark.parametrize("name", ["xception"])
-def test_dilation_keeps_the_values_and_adds_those_between(name: str, output_stride: int) -> None:
-    from peers import images, randomise
-
-    strided = randomise(build(name)).eval()
-    dense = build(name, weights=strided.state_dict(), output_stride=output_stride).eval()
-    assert max(dense.feature_info.strides) == output_stride
-    with torch.inference_mode():
-        batch = images(1, 79, 64)
-        for want, got, stride in zip(
-            strided.features(batch), dense.features(batch), strided.feature_info.strides, strict=True
-        ):
-            step = max(1, stride // output_stride)
-            assert (got[..., ::step, ::step] - want).abs().max() < 1e-5 * want.abs().max()
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_gradients_reach_every_parameter_and_the_input(name: str) -> None:
     model = build(name, num_classes=5, drop_path=0.0).train()
-    images = torch.randn(4, 3, 64, 64, requires_grad=True)
+    side = max(64, model.backbone.min_size)
+    images = torch.randn(4, 3, side, side, requires_grad=True)
     torch.nn.functional.cross_entropy(model(images), torch.arange(4)).backward()
     without = [key for key, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
     assert without == []
@@ -101,12 +86,13 @@ def test_training_lowers_the_loss() -> None:
 @pytest.mark.parametrize("name", SMALL)
 def test_eval_is_deterministic_and_train_is_not(name: str) -> None:
     model = build(name, drop_path=0.5)
-    images = torch.randn(2, 3, 64, 64)
+    side = max(64, model.backbone.min_size)
+    images = torch.randn(2, 3, side, side)
     with torch.no_grad():
         model.eval()
         assert torch.equal(model(images), model(images))
-        both, one = model(images), model(images[:1])
-        assert (both[:1] - one).abs().max() < 1e-5 * both.abs().max()
+        first = model(images)[:1]
+        assert (model(images[:1]) - first).abs().max() < 1e-5 * first.abs().max()
         model.train()
         assert not torch.equal(model(images), model(images))
 
@@ -133,14 +119,16 @@ def test_wrong_input_is_named(shape: tuple[int, ...]) -> None:
         build("mobilenetv2_035").eval()(torch.zeros(shape))
 
 
-@pytest.mark.parametrize("name", ["mobilenetv2_035", "tf_efficientnet_b0"])
+@pytest.mark.parametrize("name", SMALL)
 def test_exports_with_a_free_batch_size(name: str) -> None:
     model = build(name).eval()
-    images = torch.randn(2, 3, 65, 64)
+    side = max(64, model.backbone.min_size)
+    images = torch.randn(2, 3, side + 1, side)
     program = torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
-    more = torch.randn(3, 3, 65, 64)
+    more = torch.randn(3, 3, side + 1, side)
     with torch.inference_mode():
-        assert torch.allclose(program.module()(more), model(more), atol=1e-5)
+        want = model(more)
+        assert (program.module()(more) - want).abs().max() < 1e-5 * want.abs().max()
 
 
 def test_traces_into_one_graph() -> None:

@@ -87,6 +87,10 @@ class ResidualConfig(ModelConfig):
         ):
             if value not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+        for name in ("dropout", "drop_path", "drop_block", "drop_channel", "ic_dropout"):
+            rate = getattr(self, name)
+            if rate is not None and not 0 <= rate < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {rate}")
         if self.block == "basic" and (self.groups, self.group_width) != (1, 64):
             raise ValueError("groups and group_width are for bottleneck blocks")
 
