@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -51,6 +52,12 @@ class Pool2d(nn.Module):
             before = top, left
         if self.kind == "mean" and self.counts_padding:
             return F.avg_pool2d(F.pad(x, (left, right, top, bottom)), kernel, stride)
+        if self.padding == "same" and stride == 1 and kernel % 2 == 0:  # ceil_mode adds no window at stride 1
+            border = (left, right, top, bottom)
+            if self.kind == "max":
+                return F.max_pool2d(F.pad(x, border, value=float("-inf")), kernel, 1)
+            inside = F.avg_pool2d(F.pad(torch.ones_like(x[:1, :1]), border), kernel, 1)
+            return F.avg_pool2d(F.pad(x, border), kernel, 1) / inside
         # Windows that overhang on the far side only are those of ceil_mode, which does not count what is outside.
         ceil = self.padding == "same"
         if self.kind == "max":

@@ -32,7 +32,7 @@ def tiny_nasnet(**settings: object) -> ImageClassifier:
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 6, 9])
-@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (2, 2)])
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (2, 1), (2, 2)])
 @pytest.mark.parametrize("kind", ["max", "mean"])
 def test_pooling_pads_as_tensorflow_and_counts_what_is_inside(kind: str, kernel: int, stride: int, size: int) -> None:
     x = torch.randn(2, 3, size, size + 1)
@@ -127,7 +127,7 @@ def multiply_adds(name: str, side: int) -> float:
         ("xception", 299, 8.357),
         ("inception_resnet_v2", 299, 13.156),
         ("nasnetalarge", 331, 23.783),
-        ("nasnetamobile", 224, 0.568),
+        ("nasnetamobile", 224, 0.564),  # as published; pretrainedmodels pads, crops and counts 0.568
         ("amoebanet_a_4_50", 224, 0.555),
         ("amoebanet_a_6_190", 331, 23.133),
         ("amoebanet_a_6_448", 299, 103.888),
@@ -166,12 +166,12 @@ def test_too_small_images_are_named(name: str) -> None:
             model(torch.empty(1, 3, smallest, smallest - 1))
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_channels_last_half_types_and_one_graph(name: str) -> None:
-    torch.manual_seed(0)
-    model = cvops.create_model(name).eval()
-    side = max(64, model.backbone.min_size)
-    batch = torch.randn(2, 3, side, side + 1)
+@pytest.mark.parametrize("family", ["xception", "nasnet", "amoebanet"])
+def test_channels_last_half_types_and_one_graph(family: str) -> None:
+    # Inception-ResNet has no layer that these have not, and takes long to trace; the export test covers it.
+    tiny = {"nasnet": tiny_nasnet, "amoebanet": tiny_amoebanet}
+    model = (tiny[family]() if family in tiny else cvops.create_model(family)).eval()
+    batch = torch.randn(2, 3, 64, 65)
     with torch.no_grad():
         want = model(batch)
         last = copy.deepcopy(model).to(memory_format=torch.channels_last)
@@ -221,8 +221,9 @@ def test_drop_path_of_a_cell_leaves_the_identity_alone() -> None:
     model = tiny_nasnet(drop_path=1.0).train()
     cell = model.backbone.stages[2][-1]
     x = torch.randn(2, cell.current.conv.in_channels, 6, 6)
-    states = cell(x, x).chunk(6, 1)
-    kept = cell.previous(F.relu(x))
+    previous = torch.randn(2, cell.previous.conv.in_channels, 6, 6)
+    states = cell(x, previous).chunk(6, 1)
+    kept = cell.previous(F.relu(previous))
     torch.testing.assert_close(states[0], kept)  # h_(i-1) itself
     torch.testing.assert_close(states[3], kept)  # a dropped mean, plus h_(i-1)
     assert states[1].abs().max() == 0  # two dropped convolutions

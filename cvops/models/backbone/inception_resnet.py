@@ -25,7 +25,7 @@ class InceptionStage:
 
 class InceptionResNet(Backbone):
     """[N, in_chans, H, W] -> maps at strides 2, 4, 8, 16 and 32: two of the stem, one of each stage, the last after
-    `tail`. Convolutions with stride have no padding, so maps are up to three pixels smaller than H / stride.
+    `tail`. Convolutions with stride have no padding, so maps are up to four pixels smaller than H / stride.
 
     Parts: `stem` (two halves), `stages`, `tail` (1x1). `drop_path` is the stochastic depth rate that the last residual
     would have; it grows linearly from 0. `checkpointing` recomputes each block in the backward pass.

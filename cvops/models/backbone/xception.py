@@ -67,7 +67,7 @@ class XceptionBlock(nn.Module):
 class XceptionNet(Backbone):
     """[N, in_chans, H, W] -> maps at strides 2, 4, 8, 16 and 32: the stem, the last block of each resolution, the end.
 
-    Parts: `stem` (two convolutions without padding, so maps are up to two pixels smaller than H / stride), `blocks`,
+    Parts: `stem` (two convolutions without padding, so maps are up to three pixels smaller than H / stride), `blocks`,
     `tail`. `output_stride` 16 or 8 keeps the resolution from there on and dilates the convolutions instead: the values
     at every second (fourth) pixel are those of the strided network. `drop_path` is the stochastic depth rate that the
     last block would have; it grows linearly from 0. `checkpointing` recomputes each block in the backward pass.
