@@ -320,7 +320,7 @@ def test_an_ic_block_has_relu_norm_dropout_before_every_convolution() -> None:
 
 def test_an_ic_network_ends_with_relu_and_norm() -> None:
     model = build(ic_dropout=0.05, depths=MINIMAL).eval()
-    relu, ic = model.backbone.last
+    ic = model.backbone.last[1]
     ic.norm.running_mean.fill_(2.0)
     raw: list[Tensor] = []
     model.backbone.stages[-1].register_forward_hook(lambda *args: raw.append(args[2].clone()))
