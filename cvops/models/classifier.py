@@ -1,6 +1,8 @@
 """The assembly of an image classifier: a backbone and a classification head. Families provide the backbone and the
 widths; what a detector makes of the same backbone is in the detector's file."""
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from cvops.models.config import ModelConfig
@@ -27,9 +29,10 @@ class ImageClassifier(Model):
     def feature_info(self) -> FeatureInfo:
         return self.backbone.feature_info
 
-    def features(self, x: Tensor) -> list[Tensor]:
+    def features(self, x: Tensor, out_indices: Sequence[int] | None = None) -> list[Tensor]:
         self._check(x)
-        return self.backbone.features(x)
+        maps = self.backbone.features(x)
+        return maps if out_indices is None else [maps[i] for i in out_indices]
 
     def forward(self, x: Tensor) -> Tensor:
         self._check(x)

@@ -1,6 +1,7 @@
 """The two contracts of the zoo: `Backbone` (an image to feature maps, with their channels and strides declared) and
 `Model` (anything `create_model` returns). Families fill them in; tasks add assemblies, such as `classifier.py`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -57,6 +58,7 @@ class Model(nn.Module):
         """Channels and strides of `features()`."""
         raise NotImplementedError
 
-    def features(self, x: Tensor) -> list[Tensor]:
-        """Feature maps of an image batch [N, C, H, W], finest first, as `feature_info` declares them."""
+    def features(self, x: Tensor, out_indices: Sequence[int] | None = None) -> list[Tensor]:
+        """Feature maps of an image batch [N, C, H, W], finest first, as `feature_info` declares them; those of
+        `out_indices` only, in that order, if given (-1 is the last)."""
         raise NotImplementedError

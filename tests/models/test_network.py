@@ -41,6 +41,16 @@ def test_features_have_the_declared_channels_and_strides(name: str) -> None:
             assert 0 <= -(-whole // stride) - size <= slack
 
 
+def test_features_can_be_chosen() -> None:
+    model = build("mobilenetv2_035").eval()
+    with torch.inference_mode():
+        maps = model.features(torch.ones(1, 3, 64, 64))
+        chosen = model.features(torch.ones(1, 3, 64, 64), out_indices=(-1, 1))
+    assert len(chosen) == 2
+    assert torch.equal(chosen[0], maps[4])
+    assert torch.equal(chosen[1], maps[1])
+
+
 @pytest.mark.parametrize("name", [name for name in SMALL if "timm" in cvops.model_info(name).checkpoints])
 def test_features_equal_timm_s(name: str) -> None:
     timm = pytest.importorskip("timm")

@@ -318,6 +318,19 @@ def test_an_ic_block_has_relu_norm_dropout_before_every_convolution() -> None:
     torch.testing.assert_close(block(x), y + shortcut)
 
 
+def test_an_ic_network_ends_with_relu_and_norm() -> None:
+    model = build(ic_dropout=0.05, depths=MINIMAL).eval()
+    ic = model.backbone.last[1]
+    ic.norm.running_mean.fill_(2.0)
+    raw: list[Tensor] = []
+    model.backbone.stages[-1].register_forward_hook(lambda *args: raw.append(args[2].clone()))
+    with torch.inference_mode():
+        maps = model.features(images(1, 64, 64))
+        torch.testing.assert_close(maps[-1], ic.norm(torch.relu(raw[0])))
+        torch.testing.assert_close(model(images(1, 64, 64)), model.head(maps[-1]))
+    assert raw[0].min() < 0
+
+
 @pytest.mark.parametrize("settings", [{"ic_dropout": 0.05}, {"drop_block": 0.1, "drop_block_size": 3}])
 def test_training_lowers_the_loss(settings: dict[str, Any]) -> None:
     model = build(num_classes=4, depths=MINIMAL, **settings).train()
