@@ -30,8 +30,8 @@ Every registered model, made from the registry by `docs/build.py`. Build one wit
 - `tf_` names pad as TensorFlow does (`'same'`, batch-norm epsilon 1e-3); the others as torchvision does.
 
 Outputs equal the peers' with the peers' weights: `tests/models/test_parity.py` copies random weights of torchvision,
-timm and efficientnet-pytorch in, at an even and an odd input size; `tests/models/test_golden.py` compares with stored
-numbers.
+timm, pretrainedmodels and efficientnet-pytorch in, at an even and an odd input size; `tests/models/test_golden.py`
+compares with stored numbers.
 """
 
 

@@ -1,7 +1,14 @@
 """The model zoo: importing this registers every family. A new family is its file and one line here."""
 
+from cvops.models import amoebanet as amoebanet
 from cvops.models import efficientnet as efficientnet
+from cvops.models import inception_resnet as inception_resnet
 from cvops.models import mobilenet_v2 as mobilenet_v2
+from cvops.models import nasnet as nasnet
+from cvops.models import resnet as resnet
+from cvops.models import resnext as resnext
+from cvops.models import senet as senet
+from cvops.models import xception as xception
 from cvops.models.classifier import ImageClassifier
 from cvops.models.config import ModelConfig, Paper, Preprocess
 from cvops.models.model import Backbone, FeatureInfo, Model

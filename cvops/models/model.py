@@ -1,6 +1,7 @@
 """The two contracts of the zoo: `Backbone` (an image to feature maps, with their channels and strides declared) and
 `Model` (anything `create_model` returns). Families fill them in; tasks add assemblies, such as `classifier.py`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -21,11 +22,13 @@ class Backbone(nn.Module):
     """An image [N, C, H, W] to feature maps. What necks and heads may rely on:
 
     `feature_info` tells the channels and strides of `features(x)`; map i is [N, channels[i], H / strides[i],
-    W / strides[i]], sizes rounded up. `forward(x)` is the last map alone. `input_keys` names the weights whose second
-    dimension is the number of input channels.
+    W / strides[i]], sizes rounded up, or less where a network does not pad. `forward(x)` is the last map alone.
+    `min_size` is the smallest height and width in pixels that gives every map at least one. `input_keys` names the
+    weights whose second dimension is the number of input channels.
     """
 
     feature_info: FeatureInfo
+    min_size: int = 1
     input_keys: tuple[str, ...] = ()
 
     def features(self, x: Tensor) -> list[Tensor]:
@@ -55,6 +58,7 @@ class Model(nn.Module):
         """Channels and strides of `features()`."""
         raise NotImplementedError
 
-    def features(self, x: Tensor) -> list[Tensor]:
-        """Feature maps of an image batch [N, C, H, W], finest first, as `feature_info` declares them."""
+    def features(self, x: Tensor, out_indices: Sequence[int] | None = None) -> list[Tensor]:
+        """Feature maps of an image batch [N, C, H, W], finest first, as `feature_info` declares them; those of
+        `out_indices` only, in that order, if given (-1 is the last)."""
         raise NotImplementedError

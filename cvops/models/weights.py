@@ -167,7 +167,8 @@ def _read_safetensors(path: Path) -> Any:
 
 @dataclass(frozen=True)
 class Match:
-    """A recognised checkpoint: whose it is, its module paths in ours, the settings it needs."""
+    """A recognised checkpoint: whose it is ("torchvision or timm" where both name the layers alike), its module paths
+    in ours, the settings it needs."""
 
     publisher: str
     modules: dict[str, str]
@@ -186,7 +187,12 @@ def recognise(model: "Model", state: Mapping[str, Tensor], origin: str, source: 
             raise WeightsError(f"unknown source {source!r}, {model.name} knows the layouts of {known}")
     layers = {key.rpartition(".")[0] for key in state}
     tables = [(m, m.modules(model.config)) for m in maps]
-    best, modules = max(tables, key=lambda table: len(layers & table[1].keys()))
+
+    def fit(table: tuple[KeyMap, dict[str, str]]) -> tuple[int, bool]:
+        # Where several name the layers alike, those whose weights do belong to such a model go first.
+        return len(layers & table[1].keys()), not isinstance(table[0].convention(model.config), str)
+
+    best, modules = max(tables, key=fit)
     share = len(layers & modules.keys()) / len(layers)
     if share < _RECOGNISED:
         layouts = "; ".join(f"{m.publisher}: {', '.join(list(table)[:2])}, ..." for m, table in tables)
@@ -197,7 +203,8 @@ def recognise(model: "Model", state: Mapping[str, Tensor], origin: str, source: 
     convention = best.convention(model.config)
     if isinstance(convention, str):
         raise WeightsError(f"{origin}: these are {best.publisher}'s weights, not for {model.name}: {convention}")
-    return Match(best.publisher, modules, convention)
+    same = [m.publisher for m, table in tables if table == modules and m.convention(model.config) == convention]
+    return Match(" or ".join(same), modules, convention)
 
 
 def load_weights(
@@ -269,6 +276,8 @@ def apply_weights(
                 misfit.append(f"{key}: expected {list(want)}, got {list(value.shape)}")
         elif name in model.class_keys:
             dropped.append(f"{key}: the model has no classifier")
+        elif name is not None and leaf == "num_batches_tracked":
+            continue  # a counter of training steps, which a norm with fixed statistics does not have
         else:
             unmapped.append(key)
     missing = [key for key in target if key in unfilled and not key.endswith("num_batches_tracked")]

@@ -1,22 +1,46 @@
 """Layers and blocks that models share. Whole networks live in `cvops.models`, kernels in `cvops.ops`."""
 
-from cvops.nn.blocks import InvertedResidual, SqueezeExcite
+from cvops.nn.blocks import CascadedCrossChannelPooling, IndependentComponent, InvertedResidual, SqueezeExcite
+from cvops.nn.cells import CellSpec, SearchedCell
 from cvops.nn.conv import Conv2dSame, ConvNormAct, Norm, Padding, make_activation, round_channels, same_padding
-from cvops.nn.drop import DropPath
+from cvops.nn.drop import DropPath, ScheduledDropBlock2d, set_drop_progress
 from cvops.nn.fuse import fuse
 from cvops.nn.init import init_convnet
+from cvops.nn.norm import FrozenBatchNorm2d, NormName, make_norm
+from cvops.nn.pool import Pool2d
+from cvops.nn.recompute import recompute
+from cvops.nn.residual import BasicBlock, Bottleneck, ICConv, ResidualOptions, SEPlacement
+from cvops.nn.separable import SeparableConvNormAct, SeparableTwice
 
 __all__ = [
+    "BasicBlock",
+    "Bottleneck",
+    "CascadedCrossChannelPooling",
+    "CellSpec",
     "Conv2dSame",
     "ConvNormAct",
     "DropPath",
+    "FrozenBatchNorm2d",
+    "ICConv",
+    "IndependentComponent",
     "InvertedResidual",
     "Norm",
+    "NormName",
     "Padding",
+    "Pool2d",
+    "ResidualOptions",
+    "SEPlacement",
+    "ScheduledDropBlock2d",
+    "SearchedCell",
+    "SeparableConvNormAct",
+    "SeparableTwice",
     "SqueezeExcite",
     "fuse",
     "init_convnet",
     "make_activation",
+    "make_norm",
+    "recompute",
     "round_channels",
     "same_padding",
+    "set_drop_progress",
 ]

@@ -1,5 +1,9 @@
-"""Blocks made of several convolutions: squeeze-and-excitation and the inverted residual. The single convolution is
-in `conv.py`, stages and whole networks are in `cvops.models`."""
+"""Blocks made of several layers: squeeze-and-excitation, the independent-component layer, cascaded cross-channel
+pooling, the inverted residual. The single convolution is in `conv.py`, residual blocks are in `residual.py`, stages and
+whole networks in `cvops.models`."""
+
+from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +29,56 @@ class SqueezeExcite(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         gate = self.expand(self.act(self.reduce(x.mean((2, 3), keepdim=True))))
         return x * torch.sigmoid(gate)
+
+
+class IndependentComponent(nn.Module):
+    """Independent-component layer (Chen et al. 2019, arXiv:1905.05928): batch norm, which whitens each channel, then
+    dropout of single elements, which lowers the dependence between them. It goes right before a convolution.
+    [N, C, H, W] -> [N, C, H, W].
+
+    >>> IndependentComponent(8, 0.05).eval()(torch.ones(1, 8, 2, 2)).shape
+    torch.Size([1, 8, 2, 2])
+    """
+
+    def __init__(self, channels: int, dropout: float = 0.05, norm: Norm = nn.BatchNorm2d) -> None:
+        super().__init__()
+        self.norm = norm(channels)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.dropout(self.norm(x))
+        return y
+
+
+class CascadedCrossChannelPooling(nn.Module):
+    """Cascaded cross-channel parametric pooling, the mlpconv layer of Network in Network (Lin et al. 2014,
+    arXiv:1312.4400): a convolution followed by 1x1 convolutions of the widths in `channels`, each with an activation
+    and, instead of the paper's biases, a norm. [N, in_channels, H, W] -> [N, channels[-1], H / stride, W / stride].
+
+    >>> CascadedCrossChannelPooling(3, (192, 160, 96), kernel_size=5)(torch.zeros(1, 3, 32, 32)).shape
+    torch.Size([1, 96, 32, 32])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: Sequence[int],
+        kernel_size: int = 1,
+        stride: int = 1,
+        *,
+        norm: Norm = nn.BatchNorm2d,
+        act: str = "relu",
+    ) -> None:
+        super().__init__()
+        if not channels:
+            raise ValueError("channels must list the width of at least one convolution, got none")
+        units = [ConvNormAct(in_channels, channels[0], kernel_size, stride, norm=norm, act=act)]
+        units += [ConvNormAct(a, b, norm=norm, act=act) for a, b in pairwise(channels)]
+        self.layers = nn.Sequential(*units)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layers(x)
+        return y
 
 
 class InvertedResidual(nn.Module):

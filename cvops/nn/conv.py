@@ -16,23 +16,28 @@ Padding = Literal["symmetric", "same"]
 """`symmetric`: (kernel - 1) // 2 on each side, as torch models do. `same`: as TensorFlow does, ceil(size / stride)
 outputs, the odd pixel at the bottom and right; the amount depends on the input size."""
 
-_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "relu": lambda: nn.ReLU(inplace=True),
-    "relu6": lambda: nn.ReLU6(inplace=True),
-    "silu": lambda: nn.SiLU(inplace=True),
-    "sigmoid": nn.Sigmoid,
+_ACTIVATIONS: dict[str, Callable[[bool], nn.Module]] = {
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "silu": nn.SiLU,
+    "sigmoid": lambda inplace: nn.Sigmoid(),
 }
 
 
-def make_activation(name: str) -> nn.Module:
-    """The activation layer called `name`; raises `ValueError` for a name that is not known.
+Size = int | tuple[int, int]
+"""Of a kernel or stride: one number, or (vertical, horizontal)."""
+
+
+def make_activation(name: str, inplace: bool = True) -> nn.Module:
+    """The activation layer called `name`, which may write into its input unless `inplace` is False; raises `ValueError`
+    for a name that is not known.
 
     >>> make_activation("relu6")
     ReLU6(inplace=True)
     """
     if name not in _ACTIVATIONS:
         raise ValueError(f"unknown activation {name!r}, expected one of {sorted(_ACTIVATIONS)}")
-    return _ACTIVATIONS[name]()
+    return _ACTIVATIONS[name](inplace)
 
 
 def round_channels(channels: float, divisor: int = 8) -> int:
@@ -44,6 +49,15 @@ def round_channels(channels: float, divisor: int = 8) -> int:
     """
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * channels else rounded
+
+
+def as_pair(size: Size) -> tuple[int, int]:
+    """(vertical, horizontal) of a size given either way.
+
+    >>> as_pair(3), as_pair((1, 7))
+    ((3, 3), (1, 7))
+    """
+    return size if isinstance(size, tuple) else (size, size)
 
 
 def same_padding(size: int, kernel: int, stride: int, dilation: int = 1) -> tuple[int, int]:
@@ -66,8 +80,8 @@ class Conv2dSame(nn.Conv2d):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int,
-        stride: int = 1,
+        kernel_size: Size,
+        stride: Size = 1,
         *,
         groups: int = 1,
         dilation: int = 1,
@@ -85,7 +99,8 @@ class ConvNormAct(nn.Module):
     """Convolution without bias, normalisation, activation: parts `conv`, `norm`, `act`.
 
     [N, in_channels, H, W] -> [N, out_channels, H', W'] with H' = ceil(H / stride) for odd kernels. A convolution with
-    `groups == in_channels > 1` runs through `cvops.ops.depthwise_conv2d`. `act=None` leaves the activation out.
+    `groups == in_channels > 1` runs through `cvops.ops.depthwise_conv2d`. `act=None` leaves the activation out. A
+    `padding` in pixels instead of a convention is put on all sides.
 
     >>> ConvNormAct(3, 32, 3, stride=2, padding="same")(torch.zeros(1, 3, 65, 64)).shape
     torch.Size([1, 32, 33, 32])
@@ -95,39 +110,43 @@ class ConvNormAct(nn.Module):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int = 1,
-        stride: int = 1,
+        kernel_size: Size = 1,
+        stride: Size = 1,
         *,
         groups: int = 1,
         dilation: int = 1,
-        padding: Padding = "symmetric",
+        padding: Padding | int = "symmetric",
         norm: Norm = nn.BatchNorm2d,
         act: str | None = "relu",
     ) -> None:
         super().__init__()
-        if padding not in ("symmetric", "same"):
+        if padding not in ("symmetric", "same") and not isinstance(padding, int):
             raise ValueError(f"padding must be 'symmetric' or 'same', got {padding!r}")
-        centred = (kernel_size - 1) // 2 * dilation
+        kernel, strides = as_pair(kernel_size), as_pair(stride)
+        if isinstance(padding, int):
+            centred = (padding, padding)
+        else:
+            centred = ((kernel[0] - 1) // 2 * dilation, (kernel[1] - 1) // 2 * dilation)
         # At stride 1 and odd kernels the two conventions agree, and the fixed amount is the cheaper one.
-        fixed = padding == "symmetric" or (stride == 1 and kernel_size % 2 == 1)
+        fixed = padding != "same" or all(s == 1 and k % 2 == 1 for k, s in zip(kernel, strides, strict=True))
         self.conv: nn.Module
         if groups == in_channels > 1:
             if out_channels % in_channels:
                 raise ValueError(f"a depthwise convolution of {in_channels} channels cannot give {out_channels}")
             self.conv = DepthwiseConv2d(
                 in_channels,
-                kernel_size,
-                stride=stride,
+                kernel,
+                stride=strides,
                 padding=centred if fixed else "same",
                 dilation=dilation,
                 bias=False,
                 multiplier=out_channels // in_channels,
             )
         elif fixed:
-            self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, centred, dilation, groups, bias=False)
+            self.conv = nn.Conv2d(in_channels, out_channels, kernel, strides, centred, dilation, groups, bias=False)
         else:
             self.conv = Conv2dSame(
-                in_channels, out_channels, kernel_size, stride, groups=groups, dilation=dilation, bias=False
+                in_channels, out_channels, kernel, strides, groups=groups, dilation=dilation, bias=False
             )
         self.norm = norm(out_channels)
         self.act = make_activation(act) if act is not None else nn.Identity()

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from cvops.nn.conv import ConvNormAct
+from cvops.nn.norm import FrozenBatchNorm2d
 from cvops.ops.depthwise_conv2d import DepthwiseConv2d
 
 M = TypeVar("M", bound=nn.Module)
@@ -35,7 +36,11 @@ def fuse(model: M) -> M:
 @torch.no_grad()
 def _fuse_unit(unit: ConvNormAct) -> None:
     conv, norm = unit.conv, unit.norm
-    if isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None:
+    if isinstance(norm, FrozenBatchNorm2d) or (
+        isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None
+    ):
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
         assert isinstance(conv, nn.Conv2d | DepthwiseConv2d)
         scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
         shift = norm.bias.double() - norm.running_mean.double() * scale

@@ -23,8 +23,32 @@ def _torchvision(name: str) -> nn.Module | None:
     return torchvision.models.get_model(name, weights=None) if known else None
 
 
+# Models that the peers list under another name.
+TIMM_NAMES = {"xception": "legacy_xception"}
+PRETRAINEDMODELS_NAMES = {
+    "xception": "xception",
+    "inception_resnet_v2": "inceptionresnetv2",
+    "nasnetalarge": "nasnetalarge",
+    "nasnetamobile": "nasnetamobile",
+}
+
+
 def _timm(name: str) -> nn.Module | None:
+    name = TIMM_NAMES.get(name, name)
     return timm.create_model(name, pretrained=False) if name in timm.list_models() else None
+
+
+def _pretrainedmodels(name: str) -> nn.Module | None:
+    import pretrainedmodels
+
+    if name not in PRETRAINEDMODELS_NAMES:
+        return None
+    peer = getattr(pretrainedmodels, PRETRAINEDMODELS_NAMES[name])(num_classes=1000, pretrained=None)
+    # Its pooling has the size of the last map at the size of its weights, e.g. 7 x 7; the mean is that at any size.
+    for child, layer in peer.named_children():
+        if isinstance(layer, nn.AvgPool2d):
+            setattr(peer, child, nn.AdaptiveAvgPool2d(1))
+    return peer
 
 
 def _efficientnet_pytorch(name: str) -> nn.Module | None:
@@ -45,6 +69,7 @@ def _efficientnet_pytorch(name: str) -> nn.Module | None:
 PEERS: dict[str, Callable[[str], nn.Module | None]] = {
     "torchvision": _torchvision,
     "timm": _timm,
+    "pretrainedmodels": _pretrainedmodels,
     "efficientnet-pytorch": _efficientnet_pytorch,
 }
 
@@ -53,7 +78,22 @@ def build_peer(publisher: str, name: str, seed: int = 0) -> nn.Module | None:
     """The publisher's model in eval mode with random weights, or None if it has none of that name."""
     with torch.device("meta"):
         peer = PEERS[publisher](name)
-    return None if peer is None else randomise(peer.to_empty(device="cpu"), seed).eval()
+    return None if peer is None else randomise(peer.to_empty(device="cpu"), seed, smallest_side(name)).eval()
+
+
+def smallest_side(name: str) -> int:
+    """Of images to compare with: 64 pixels, or more where the network needs more."""
+    with torch.device("meta"):
+        return max(64, cvops.create_model(name).backbone.min_size)
+
+
+def sizes(name: str, publisher: str) -> list[tuple[int, int]]:
+    """Two image sizes, one of them odd and not square. The Mobile port of pretrainedmodels pads by fixed amounts, which
+    are right only where the maps after the first are even."""
+    if (name, publisher) == ("nasnetamobile", "pretrainedmodels"):
+        return [(64, 64), (63, 32)]
+    side = smallest_side(name)
+    return [(side, side), (side + 1, 49 if side == 64 else side)]
 
 
 def build_ours(publisher: str, name: str, state: dict[str, Tensor]) -> Model:
@@ -63,11 +103,11 @@ def build_ours(publisher: str, name: str, state: dict[str, Tensor]) -> Model:
     model = model.to_empty(device="cpu").eval()
     report = load_weights(model, state)
     assert report.complete
-    assert report.publisher == publisher
+    assert publisher in report.publisher.split(" or ")
     return model
 
 
-def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
+def randomise(model: nn.Module, seed: int = 0, side: int = 64) -> nn.Module:
     """Fills every parameter and running statistic at random, so that a forgotten layer, or one mapped wrongly, shows.
 
     The running statistics are drawn around those of a batch of noise, layer by layer, with one variance for all
@@ -97,7 +137,7 @@ def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
 
         norms = [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
         hooks = [norm.register_forward_pre_hook(set_statistics) for norm in norms]
-        model.eval()(images(8, 64, 64))
+        model.eval()(images(8, side, side))
         for hook in hooks:
             hook.remove()
     return model
