@@ -30,6 +30,12 @@ PRETRAINEDMODELS_NAMES = {
     "inception_resnet_v2": "inceptionresnetv2",
     "nasnetalarge": "nasnetalarge",
     "nasnetamobile": "nasnetamobile",
+    "legacy_seresnet50": "se_resnet50",
+    "legacy_seresnet101": "se_resnet101",
+    "legacy_seresnet152": "se_resnet152",
+    "legacy_seresnext50_32x4d": "se_resnext50_32x4d",
+    "legacy_seresnext101_32x4d": "se_resnext101_32x4d",
+    "legacy_senet154": "senet154",
 }
 
 
