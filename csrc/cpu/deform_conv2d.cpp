@@ -26,11 +26,6 @@ int64_t in_panels(int64_t columns) {
   return (columns + kPanel<T> - 1) / kPanel<T> * kPanel<T>;
 }
 
-Tensor new_maps(const Tensor& like, int64_t c, int64_t h, int64_t w, bool channels_last) {
-  const int64_t shape[] = {like.size(0), c, h, w};
-  return new_output(like, {shape, 4}, compute_type(like.scalar_type()), channels_last);
-}
-
 // Runs of at most `longest` channels that share a group and an offset group.
 std::vector<DeformSegment> segments_of(const DeformShape& s, int64_t longest) {
   std::vector<DeformSegment> segments;
@@ -67,7 +62,7 @@ Tensor deform_conv2d_cpu(const Tensor& input, const Tensor& weight, const Tensor
   const DeformShape s =
       check_deform_conv2d(input, weight, offset, mask, bias, stride, padding, dilation, groups, offset_groups);
   const bool channels_last = follows_channels_last(input);
-  Tensor out = new_maps(input, s.out_c, s.out_h, s.out_w, channels_last);
+  Tensor out = new_maps(input, s.n, s.out_c, s.out_h, s.out_w, compute_type(input.scalar_type()), channels_last);
   if (out.numel() == 0) return torch::stable::to(out, input.scalar_type());
   const auto run = [&]<typename T>() {
     const Sources<T> sources(input, offset, mask);
@@ -143,7 +138,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward_cpu(const Tens
   Tensor grad_mask = like(mask ? *mask : offset, mask ? int64_t{kDeformOffset} : 0);
   Tensor grad_input = like(input, 0);
   if (gradients & kDeformInput) {
-    grad_input = new_maps(input, s.c, s.h, s.w, true);
+    grad_input = new_maps(input, s.n, s.c, s.h, s.w, compute_type(input.scalar_type()), true);
     torch::stable::zero_(grad_input);
   }
   const auto run = [&]<typename T>() {

@@ -63,11 +63,6 @@ StripLayout strip_layout(const std::vector<AxisPhase>& rows, const std::vector<A
   return at;
 }
 
-Tensor new_planes(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w, ScalarType type, bool channels_last) {
-  const int64_t shape[] = {n, c, h, w};
-  return new_output(like, {shape, 4}, type, channels_last);
-}
-
 // Weight planes [planes, 1, kh, kw] as [kh, kw, planes], 16 planes at a time so that both sides stay in L1.
 template <typename T>
 std::unique_ptr<T[]> channels_inside(const T* weight, int64_t planes, int64_t taps) {
@@ -144,7 +139,7 @@ Tensor depthwise_conv2d_cpu(const Tensor& input_in, const Tensor& weight_in, con
   const Tensor weight = torch::stable::to(torch::stable::contiguous(weight_in), computed);
   std::optional<Tensor> bias;
   if (bias_in) bias = torch::stable::to(torch::stable::contiguous(*bias_in), computed);
-  Tensor out = new_planes(input, s.n, s.c * s.m, s.out_h, s.out_w, input.scalar_type(), nhwc);
+  Tensor out = new_maps(input, s.n, s.c * s.m, s.out_h, s.out_w, input.scalar_type(), nhwc);
   if (out.numel() > 0) {
     CVOPS_DISPATCH_FLOATS(input.scalar_type(), "depthwise_conv2d", [&] {
       using T = compute_t<scalar_t>;
@@ -161,7 +156,7 @@ Tensor depthwise_conv2d_cpu(const Tensor& input_in, const Tensor& weight_in, con
 }
 
 Tensor grad_input_of(const DepthwiseSizes& s, bool nhwc, const Tensor& grad, const Tensor& weight) {
-  Tensor out = new_planes(grad, s.n, s.c, s.h, s.w, grad.scalar_type(), nhwc);
+  Tensor out = new_maps(grad, s.n, s.c, s.h, s.w, grad.scalar_type(), nhwc);
   if (out.numel() == 0) return out;
   CVOPS_DISPATCH_FLOATS(grad.scalar_type(), "depthwise_conv2d_backward", [&] {
     using T = compute_t<scalar_t>;

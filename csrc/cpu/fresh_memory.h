@@ -23,6 +23,12 @@ inline Tensor new_output(const Tensor& like, IntHeaderOnlyArrayRef sizes) {
   return new_output(like, sizes, like.scalar_type());
 }
 
+// Maps [n, c, h, w].
+inline Tensor new_maps(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w, ScalarType type, bool last) {
+  const int64_t shape[] = {n, c, h, w};
+  return new_output(like, {shape, 4}, type, last);
+}
+
 // The same with the sizes, strides and dtype of `dense`, which has no gaps (ops/memory_format.h).
 Tensor new_output_like(const Tensor& dense);
 

@@ -125,7 +125,7 @@ void paste_all(const PasteSizes& s, const S* masks, const compute_t<S>* boxes, O
 Tensor mask_paste_cpu(const Tensor& masks_in, const Tensor& boxes_in, int64_t height, int64_t width) {
   const PasteSizes s = check_mask_paste(masks_in, boxes_in, height, width);
   const Tensor masks = torch::stable::contiguous(masks_in);
-  const Tensor boxes = torch::stable::contiguous(torch::stable::to(boxes_in, compute_type(masks.scalar_type())));
+  const Tensor boxes = computed(boxes_in, masks.scalar_type());
   Tensor out = new_output(masks, {s.k, height, width});
   CVOPS_DISPATCH_FLOATS(masks.scalar_type(), "mask_paste", [&] {
     using T = compute_t<scalar_t>;
@@ -141,7 +141,7 @@ Tensor mask_paste_binary_cpu(
     const Tensor& masks_in, const Tensor& boxes_in, int64_t height, int64_t width, double threshold) {
   const PasteSizes s = check_mask_paste(masks_in, boxes_in, height, width);
   const Tensor masks = torch::stable::contiguous(masks_in);
-  const Tensor boxes = torch::stable::contiguous(torch::stable::to(boxes_in, compute_type(masks.scalar_type())));
+  const Tensor boxes = computed(boxes_in, masks.scalar_type());
   Tensor out = new_output(masks, {s.k, height, width}, ScalarType::Bool);
   CVOPS_DISPATCH_FLOATS(masks.scalar_type(), "mask_paste", [&] {
     using T = compute_t<scalar_t>;
@@ -157,7 +157,7 @@ Tensor mask_paste_binary_cpu(
 Tensor mask_paste_backward_cpu(const Tensor& grad_in, const Tensor& boxes_in, int64_t mask_height, int64_t mask_width) {
   const PasteSizes s = check_mask_paste_backward(grad_in, boxes_in, mask_height, mask_width);
   const Tensor grad = torch::stable::contiguous(grad_in);
-  const Tensor boxes = torch::stable::contiguous(torch::stable::to(boxes_in, compute_type(grad.scalar_type())));
+  const Tensor boxes = computed(boxes_in, grad.scalar_type());
   Tensor out = torch::stable::new_empty(grad, {s.k, mask_height, mask_width});
   if (out.numel() == 0) return out;
   CVOPS_DISPATCH_FLOATS(grad.scalar_type(), "mask_paste_backward", [&] {

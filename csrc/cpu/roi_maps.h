@@ -1,4 +1,4 @@
-// Outputs and scratch memory that the CPU sides of the RoI ops share.
+// Scratch memory that the CPU sides of the RoI ops share.
 #pragma once
 
 #include "cpu/fresh_memory.h"
@@ -11,11 +11,6 @@ constexpr int64_t kMostWindowBytes = 16 << 20;
 // The gradient of a map is made in bands of rows, 16 channels at a time, each by one thread that goes through the RoIs
 // of the image in order: deterministic, without atomics, and the sums of a band stay in L2.
 constexpr int64_t kBandBytes = 192 << 10;
-
-inline Tensor new_maps(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w, ScalarType type, bool last) {
-  const int64_t shape[] = {n, c, h, w};
-  return new_output(like, {shape, 4}, type, last);
-}
 
 inline int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;

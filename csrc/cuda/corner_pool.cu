@@ -76,14 +76,14 @@ Tensor corner_pool_cuda(const Tensor& input, int64_t direction) {
 Tensor corner_pool_gather_cuda(const Tensor& values_in, const Tensor& input_in, int64_t direction) {
   check_corner_moves("corner_pool_gather", "values", values_in, input_in, direction);
   const DeviceScope scope(input_in);
-  const Tensor input = dense(input_in), values = in_format_of(input, values_in);
+  const Tensor input = dense(input_in), values = in_format(values_in, is_channels_last(input));
   return carried(scope, input, &values, direction);
 }
 
 Tensor corner_pool_backward_cuda(const Tensor& grad_in, const Tensor& input_in, int64_t direction) {
   check_corner_moves("corner_pool_backward", "grad", grad_in, input_in, direction);
   const DeviceScope scope(input_in);
-  const Tensor input = dense(input_in), grad = in_format_of(input, grad_in);
+  const Tensor input = dense(input_in), grad = in_format(grad_in, is_channels_last(input));
   Tensor out = torch::stable::empty_like(input);
   if (out.numel() == 0) return out;
   const CornerLines lines = corner_lines(input, direction);

@@ -45,12 +45,6 @@ unsigned blocks_of(const Space& s) {
   return blocks_for(tiles(s.inner, s.log2_inner) * tiles(s.middle, s.log2_middle) * tiles(s.outer, log2_outer), 1);
 }
 
-Tensor new_planes(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w, bool channels_last) {
-  const int64_t shape[] = {n, c, h, w};
-  return torch::stable::empty({shape, 4}, like.scalar_type(), std::nullopt, like.device(), std::nullopt,
-      channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
-}
-
 // Calls run.template operator()<K, S>() for the kernels that have a path of their own, <0, 0> for the rest.
 template <typename F>
 void dispatch_kernel(const DepthwiseSizes& s, const F& run) {
@@ -79,7 +73,7 @@ Tensor depthwise_conv2d_cuda(const Tensor& input_in, const Tensor& weight_in, co
   const Tensor input = in_aligned_format(input_in, nhwc), weight = torch::stable::contiguous(weight_in);
   std::optional<Tensor> bias;
   if (bias_in) bias = torch::stable::contiguous(*bias_in);
-  Tensor out = new_planes(input, s.n, s.c * s.m, s.out_h, s.out_w, nhwc);
+  Tensor out = empty_maps(input, s.n, s.c * s.m, s.out_h, s.out_w, input.scalar_type(), nhwc);
   const DepthwiseShape shape = shape_from(s);
   if (out.numel() > 0) {
     CVOPS_DISPATCH_FLOATS(input.scalar_type(), "depthwise_conv2d", [&] {
@@ -110,7 +104,7 @@ Tensor depthwise_conv2d_cuda(const Tensor& input_in, const Tensor& weight_in, co
 
 Tensor grad_input_of(
     const DepthwiseSizes& s, bool nhwc, const Tensor& grad, const Tensor& weight, const DeviceScope& scope) {
-  Tensor out = new_planes(grad, s.n, s.c, s.h, s.w, nhwc);
+  Tensor out = empty_maps(grad, s.n, s.c, s.h, s.w, grad.scalar_type(), nhwc);
   if (out.numel() == 0) return out;
   const DepthwiseShape shape = shape_from(s);
   const PlaneStrides of_grad = strides_of(s.c * s.m, s.out_h, s.out_w, nhwc),

@@ -10,10 +10,6 @@
 namespace cvops::cuda {
 namespace {
 
-PeakShape shape_from(const PeakSizes& s) {
-  return {s.batch, s.channels, s.height, s.width, s.k};
-}
-
 std::tuple<Tensor, Tensor, Tensor, Tensor> heatmap_peaks_cuda(const Tensor& heatmap_in, int64_t k, int64_t kernel) {
   const PeakSizes s = check_heatmap_peaks(heatmap_in, k, kernel);
   const DeviceScope scope(heatmap_in);
@@ -39,14 +35,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> heatmap_peaks_cuda(const Tensor& heat
       Tensor values = torch::stable::new_empty(heatmap, {s.batch, slots});
       places = torch::stable::new_empty(heatmap, {s.batch, slots}, ScalarType::Short);
       CVOPS_LAUNCH((peaks_of_tile_kernel<Key, scalar_t, T>), blocks_for(s.batch * tiles, 1), kPeakThreads, 0,
-          scope.stream(), from, shape_from(s), PeakWindow{s.height, s.width, kernel / 2}, tiles, each, nothing,
+          scope.stream(), from, s, PeakWindow{s.height, s.width, kernel / 2}, tiles, each, nothing,
           values.mutable_data_ptr<scalar_t>(), places.mutable_data_ptr<int16_t>());
       sorted = sort_stable(values, -1, true);
       order = sorted.indices.const_data_ptr<int64_t>();
       place = places.const_data_ptr<int16_t>();
     }
     CVOPS_LAUNCH(ranked_peaks_kernel<scalar_t>, blocks_for(scores.numel(), kPeakThreads), kPeakThreads, 0,
-        scope.stream(), from, shape_from(s), order, place, slots, each, static_cast<scalar_t>(nothing),
+        scope.stream(), from, s, order, place, slots, each, static_cast<scalar_t>(nothing),
         scores.mutable_data_ptr<scalar_t>(), classes.mutable_data_ptr<int64_t>(), ys.mutable_data_ptr<int64_t>(),
         xs.mutable_data_ptr<int64_t>());
   });
@@ -64,7 +60,7 @@ Tensor heatmap_peaks_backward_cuda(const Tensor& grad_in, const Tensor& classes_
   CVOPS_DISPATCH_FLOATS(grad.scalar_type(), "heatmap_peaks_backward", [&] {
     CVOPS_LAUNCH(heatmap_peaks_backward_kernel<scalar_t>, blocks_for(s.batch * s.k, kPeakThreads), kPeakThreads, 0,
         scope.stream(), grad.const_data_ptr<scalar_t>(), classes.const_data_ptr<int64_t>(),
-        ys.const_data_ptr<int64_t>(), xs.const_data_ptr<int64_t>(), shape_from(s), out.mutable_data_ptr<scalar_t>());
+        ys.const_data_ptr<int64_t>(), xs.const_data_ptr<int64_t>(), s, out.mutable_data_ptr<scalar_t>());
   });
   return out;
 }

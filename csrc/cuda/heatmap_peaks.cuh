@@ -24,13 +24,6 @@ __device__ __forceinline__ unsigned long long ascending_key(double value) {
   return bits >> 63 ? ~bits : bits | 0x8000000000000000ull;
 }
 
-struct PeakShape {
-  int64_t batch, channels, height, width, k;
-
-  __device__ __forceinline__ int64_t plane() const { return height * width; }
-  __device__ __forceinline__ int64_t image() const { return channels * plane(); }
-};
-
 // The k-th largest key of a tile, and how many of the keys equal to it are among the k largest. All keys other than 0
 // if there are no more than k: then `key` is 0 and `equal` too.
 template <typename Key>
@@ -73,7 +66,7 @@ __device__ __forceinline__ Threshold<Key> kth_largest(const Key* keys, int count
 // values, places: [batch, tiles, each], where each = min(k, tile): the scores of peaks and their places in the tile;
 // the rest is -inf and -1.
 template <typename Key, typename S, typename T>
-__global__ void __launch_bounds__(kPeakThreads, 2) peaks_of_tile_kernel(const S* __restrict__ heatmap, PeakShape s,
+__global__ void __launch_bounds__(kPeakThreads, 2) peaks_of_tile_kernel(const S* __restrict__ heatmap, PeakSizes s,
     PeakWindow window, int64_t tiles, int each, T nothing, S* __restrict__ values, int16_t* __restrict__ places) {
   CVOPS_SHARED(Key, keys, kPeakTile);
   for (int64_t block = blockIdx.x; block < s.batch * tiles; block += gridDim.x) {
@@ -117,7 +110,7 @@ __global__ void __launch_bounds__(kPeakThreads, 2) peaks_of_tile_kernel(const S*
 
 // order: [batch, slots], the slots of an image by descending score; a slot is a place of the tile slot / each.
 template <typename S>
-__global__ void __launch_bounds__(kPeakThreads) ranked_peaks_kernel(const S* __restrict__ heatmap, PeakShape s,
+__global__ void __launch_bounds__(kPeakThreads) ranked_peaks_kernel(const S* __restrict__ heatmap, PeakSizes s,
     const int64_t* __restrict__ order, const int16_t* __restrict__ places, int64_t slots, int each, S nothing,
     S* __restrict__ scores, int64_t* __restrict__ classes, int64_t* __restrict__ ys, int64_t* __restrict__ xs) {
   for (int64_t i = grid_index(); i < s.batch * s.k; i += grid_stride()) {
@@ -139,7 +132,7 @@ __global__ void __launch_bounds__(kPeakThreads) ranked_peaks_kernel(const S* __r
 template <typename S>
 __global__ void __launch_bounds__(kPeakThreads)
     heatmap_peaks_backward_kernel(const S* __restrict__ grad, const int64_t* __restrict__ classes,
-        const int64_t* __restrict__ ys, const int64_t* __restrict__ xs, PeakShape s, S* __restrict__ out) {
+        const int64_t* __restrict__ ys, const int64_t* __restrict__ xs, PeakSizes s, S* __restrict__ out) {
   for (int64_t i = grid_index(); i < s.batch * s.k; i += grid_stride()) {
     const int64_t c = classes[i], y = ys[i], x = xs[i];
     if (c < 0 || c >= s.channels || y < 0 || y >= s.height || x < 0 || x >= s.width) continue;

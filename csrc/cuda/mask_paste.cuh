@@ -9,10 +9,6 @@ namespace cvops::cuda {
 
 constexpr int kPasteThreads = 256;
 
-struct PasteShape {
-  int64_t k, mask_h, mask_w, height, width;
-};
-
 template <typename T>
 __device__ __forceinline__ PasteAxis<T> paste_axis_x(const T* boxes, int64_t k, int64_t cells) {
   return {boxes[4 * k], boxes[4 * k + 2], cells};
@@ -23,7 +19,7 @@ __device__ __forceinline__ PasteAxis<T> paste_axis_y(const T* boxes, int64_t k, 
 }
 
 template <typename T, typename S>
-__device__ __forceinline__ T paste_cell(const S* mask, const PasteShape& s, int64_t row, int64_t column) {
+__device__ __forceinline__ T paste_cell(const S* mask, const PasteSizes& s, int64_t row, int64_t column) {
   const bool inside = row >= 0 && row < s.mask_h && column >= 0 && column < s.mask_w;
   return inside ? static_cast<T>(mask[row * s.mask_w + column]) : T(0);
 }
@@ -31,12 +27,12 @@ __device__ __forceinline__ T paste_cell(const S* mask, const PasteShape& s, int6
 // The image rows that a thread's pixels lie in: what they share is found once per row.
 template <typename T, typename S>
 struct PasteRow {
-  PasteShape s;
+  PasteSizes s;
   const S* mask;
   PasteAxis<T> columns;
   PasteTap<T> row;
 
-  __device__ __forceinline__ PasteRow(const S* masks, const T* boxes, const PasteShape& shape, int64_t k, int64_t y)
+  __device__ __forceinline__ PasteRow(const S* masks, const T* boxes, const PasteSizes& shape, int64_t k, int64_t y)
       : s(shape),
         mask(masks + k * shape.mask_h * shape.mask_w),
         columns(paste_axis_x(boxes, k, shape.mask_w)),
@@ -63,7 +59,7 @@ struct PasteRow {
 // Out is bool for `value >= threshold`, or S for the values.
 template <typename Out, typename S, typename T>
 __global__ void __launch_bounds__(kPasteThreads, 2) mask_paste_kernel(
-    const S* __restrict__ masks, const T* __restrict__ boxes, PasteShape s, T threshold, Out* __restrict__ out) {
+    const S* __restrict__ masks, const T* __restrict__ boxes, PasteSizes s, T threshold, Out* __restrict__ out) {
   constexpr int each = 16 / sizeof(Out);
   const int64_t total = s.k * s.height * s.width;
   for (int64_t start = grid_index() * each; start < total; start += grid_stride() * each) {
@@ -114,7 +110,7 @@ __device__ __forceinline__ T weight_of_cell(const PasteTap<T>& tap, int64_t cell
 
 template <typename S, typename T>
 __global__ void __launch_bounds__(kPasteThreads, 2) mask_paste_backward_kernel(
-    const S* __restrict__ grad, const T* __restrict__ boxes, PasteShape s, T most, S* __restrict__ out) {
+    const S* __restrict__ grad, const T* __restrict__ boxes, PasteSizes s, T most, S* __restrict__ out) {
   const int64_t total = s.k * s.mask_h * s.mask_w;
   for (int64_t i = grid_index() / kWarp; i < total; i += grid_stride() / kWarp) {
     const int64_t column = i % s.mask_w, row = i / s.mask_w % s.mask_h, k = i / s.mask_w / s.mask_h;

@@ -17,10 +17,10 @@ std::tuple<Tensor, Tensor> position_sensitive_cuda(
     const RoiSizes& s, const Tensor& input_in, const Tensor& rois_in, double scale, int64_t sampling_ratio) {
   const DeviceScope scope(input_in);
   const bool last = follows_channels_last(input_in);
-  const Tensor input = in_aligned_format(input_in, last), rois = computed_rois(rois_in, input.scalar_type());
+  const Tensor input = in_aligned_format(input_in, last), rois = computed(rois_in, input.scalar_type());
   const int64_t channels = s.c / s.bins();
-  Tensor out = new_maps(input, s.k, channels, s.pooled_h, s.pooled_w, input.scalar_type(), last);
-  Tensor channel_mapping = new_maps(input, s.k, channels, s.pooled_h, s.pooled_w, ScalarType::Int, last);
+  Tensor out = empty_maps(input, s.k, channels, s.pooled_h, s.pooled_w, input.scalar_type(), last);
+  Tensor channel_mapping = empty_maps(input, s.k, channels, s.pooled_h, s.pooled_w, ScalarType::Int, last);
   CVOPS_DISPATCH_FLOATS(input.scalar_type(), "position_sensitive", [&] {
     using T = compute_t<scalar_t>;
     const auto run = [&]<bool last>() {
@@ -43,8 +43,8 @@ Tensor position_sensitive_backward_cuda(
     const RoiSizes& s, const Tensor& grad_in, const Tensor& rois_in, double scale, int64_t sampling_ratio) {
   const DeviceScope scope(grad_in);
   const bool last = follows_channels_last(grad_in);
-  const Tensor grad = in_aligned_format(grad_in, last), rois = computed_rois(rois_in, grad.scalar_type());
-  Tensor out = new_maps(grad, s.n, s.c, s.h, s.w, grad.scalar_type(), last);
+  const Tensor grad = in_aligned_format(grad_in, last), rois = computed(rois_in, grad.scalar_type());
+  Tensor out = empty_maps(grad, s.n, s.c, s.h, s.w, grad.scalar_type(), last);
   CVOPS_DISPATCH_FLOATS(grad.scalar_type(), "position_sensitive_backward", [&] {
     using T = compute_t<scalar_t>;
     const auto run = [&]<typename Tile>() {

@@ -20,9 +20,9 @@ Tensor forward(const RoiAlign& job, const std::vector<Tensor>& features_in, cons
   const bool last = follows_channels_last(features_in[0]);
   std::vector<Tensor> features;
   for (const Tensor& feature : features_in) features.push_back(in_aligned_format(feature, last));
-  Tensor out = new_maps(features[0], job.k, job.c, job.pooled_h, job.pooled_w, type, last);
+  Tensor out = empty_maps(features[0], job.k, job.c, job.pooled_h, job.pooled_w, type, last);
   if (out.numel() == 0) return out;
-  const Tensor rois = computed_rois(rois_in, type);
+  const Tensor rois = computed(rois_in, type);
   CVOPS_DISPATCH_FLOATS(type, "roi_align", [&] {
     using T = compute_t<scalar_t>;
     RoiMaps<scalar_t, T> maps{};
@@ -45,9 +45,9 @@ std::vector<Tensor> backward(const RoiAlign& job, const Tensor& grad_in, const T
   const DeviceScope scope(grad_in);
   const ScalarType type = grad_in.scalar_type();
   const bool last = follows_channels_last(grad_in);
-  const Tensor grad = in_aligned_format(grad_in, last), rois = computed_rois(rois_in, type);
+  const Tensor grad = in_aligned_format(grad_in, last), rois = computed(rois_in, type);
   std::vector<Tensor> outs;
-  for (const RoiMap& map : job.maps) outs.push_back(new_maps(grad, job.n, job.c, map.h, map.w, type, last));
+  for (const RoiMap& map : job.maps) outs.push_back(empty_maps(grad, job.n, job.c, map.h, map.w, type, last));
   CVOPS_DISPATCH_FLOATS(type, "roi_align_backward", [&] {
     using T = compute_t<scalar_t>;
     for (size_t level = 0; level < outs.size(); ++level) {

@@ -16,9 +16,9 @@ std::tuple<Tensor, Tensor> roi_pool_cuda(
   const RoiSizes s = check_roi_pool(input_in, rois_in, scale, pooled_h, pooled_w);
   const DeviceScope scope(input_in);
   const bool last = follows_channels_last(input_in);
-  const Tensor input = in_aligned_format(input_in, last), rois = computed_rois(rois_in, input.scalar_type());
-  Tensor out = new_maps(input, s.k, s.c, pooled_h, pooled_w, input.scalar_type(), last);
-  Tensor argmax = new_maps(input, s.k, s.c, pooled_h, pooled_w, ScalarType::Int, last);
+  const Tensor input = in_aligned_format(input_in, last), rois = computed(rois_in, input.scalar_type());
+  Tensor out = empty_maps(input, s.k, s.c, pooled_h, pooled_w, input.scalar_type(), last);
+  Tensor argmax = empty_maps(input, s.k, s.c, pooled_h, pooled_w, ScalarType::Int, last);
   CVOPS_DISPATCH_FLOATS(input.scalar_type(), "roi_pool", [&] {
     using T = compute_t<scalar_t>;
     const auto run = [&]<bool last>() {
@@ -42,8 +42,8 @@ Tensor roi_pool_backward_cuda(const Tensor& grad_in, const Tensor& rois_in, cons
   const DeviceScope scope(grad_in);
   const bool last = follows_channels_last(grad_in);
   const Tensor grad = in_aligned_format(grad_in, last), argmax = in_aligned_format(argmax_in, last);
-  const Tensor rois = computed_rois(rois_in, grad.scalar_type());
-  Tensor out = new_maps(grad, s.n, s.c, s.h, s.w, grad.scalar_type(), last);
+  const Tensor rois = computed(rois_in, grad.scalar_type());
+  Tensor out = empty_maps(grad, s.n, s.c, s.h, s.w, grad.scalar_type(), last);
   CVOPS_DISPATCH_FLOATS(grad.scalar_type(), "roi_pool_backward", [&] {
     using T = compute_t<scalar_t>;
     const auto run = [&]<typename Tile>() {

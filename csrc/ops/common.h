@@ -33,6 +33,17 @@ inline ScalarType compute_type(ScalarType type) {
   return type == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
+// In the type that tensors of `type`, or of its own type, compute in, without gaps; the tensor itself where it is that
+// already.
+inline Tensor computed(const Tensor& tensor, ScalarType type,
+    torch::headeronly::MemoryFormat format = torch::headeronly::MemoryFormat::Contiguous) {
+  return torch::stable::contiguous(torch::stable::to(tensor, compute_type(type)), format);
+}
+inline Tensor computed(
+    const Tensor& tensor, torch::headeronly::MemoryFormat format = torch::headeronly::MemoryFormat::Contiguous) {
+  return computed(tensor, tensor.scalar_type(), format);
+}
+
 // Conversion of a gradient to the dtype of its tensor. float16 saturates at its largest finite value: a steep but
 // finite slope must not become an infinity that poisons the step.
 template <typename To, typename From>

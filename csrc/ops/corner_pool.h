@@ -15,11 +15,4 @@ CVOPS_API void check_corner_moves(
 // Of a dense input.
 CVOPS_API CornerLines corner_lines(const Tensor& input, int64_t direction);
 
-// `tensor` in the memory format of `input`, which is dense and of the same shape.
-inline Tensor in_format_of(const Tensor& input, const Tensor& tensor) {
-  using torch::headeronly::MemoryFormat;
-  return torch::stable::contiguous(
-      tensor, is_channels_last(input) ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
-}
-
 }  // namespace cvops

@@ -19,11 +19,4 @@ CVOPS_API DeformShape check_deform_conv2d_backward(const Tensor& grad, const Ten
     const Tensor& offset, const std::optional<Tensor>& mask, const IntList& stride, const IntList& padding,
     const IntList& dilation, int64_t groups, int64_t offset_groups, int64_t gradients);
 
-// A contiguous copy in the compute type, which is what both backends work on; the tensor itself where it is that
-// already.
-inline Tensor computed(
-    const Tensor& tensor, torch::headeronly::MemoryFormat format = torch::headeronly::MemoryFormat::Contiguous) {
-  return torch::stable::contiguous(torch::stable::to(tensor, compute_type(tensor.scalar_type())), format);
-}
-
 }  // namespace cvops

@@ -6,13 +6,6 @@
 
 namespace cvops {
 
-struct PeakSizes {
-  int64_t batch, channels, height, width, k;
-
-  int64_t plane() const { return height * width; }
-  int64_t image() const { return channels * plane(); }
-};
-
 // They throw on shapes, dtypes, devices and numbers that do not fit, and return the sizes.
 CVOPS_API PeakSizes check_heatmap_peaks(const Tensor& heatmap, int64_t k, int64_t kernel);
 CVOPS_API PeakSizes check_heatmap_peaks_backward(const Tensor& grad, const Tensor& classes, const Tensor& ys,

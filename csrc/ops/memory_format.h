@@ -30,6 +30,14 @@ inline bool follows_channels_last(const Tensor& input) {
   return input.size(1) > 1 && input.stride(1) == 1 && !input.is_contiguous();
 }
 
+// Uninitialised [n, c, h, w] on the device of `like`.
+inline Tensor empty_maps(const Tensor& like, int64_t n, int64_t c, int64_t h, int64_t w, ScalarType type, bool last) {
+  using torch::headeronly::MemoryFormat;
+  const int64_t shape[] = {n, c, h, w};
+  return torch::stable::empty({shape, 4}, type, std::nullopt, like.device(), std::nullopt,
+      last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+}
+
 // The tensor itself if it has the format, a copy otherwise.
 inline Tensor in_format(const Tensor& tensor, bool channels_last) {
   using torch::headeronly::MemoryFormat;

@@ -9,6 +9,14 @@
 
 namespace cvops {
 
+// K masks, each for an image of its own.
+struct PasteSizes {
+  int64_t k, mask_h, mask_w, height, width;
+
+  HOST_DEVICE int64_t mask() const { return mask_h * mask_w; }
+  HOST_DEVICE int64_t image() const { return height * width; }
+};
+
 // A pixel lies between the cells `low` and low + 1, at `weight` from the first; cells -1 and `cells` are zero. Without
 // a cell in reach, `low` is kNoCell.
 constexpr int64_t kNoCell = -2;

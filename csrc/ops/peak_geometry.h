@@ -8,6 +8,14 @@
 
 namespace cvops {
 
+// Of a heat map, and how many peaks of each image are wanted.
+struct PeakSizes {
+  int64_t batch, channels, height, width, k;
+
+  HOST_DEVICE int64_t plane() const { return height * width; }
+  HOST_DEVICE int64_t image() const { return channels * plane(); }
+};
+
 // The planes of a heat map, and the reach of the window to each side.
 struct PeakWindow {
   int64_t height, width, radius;

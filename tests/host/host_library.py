@@ -11,6 +11,7 @@ the environment that those need). Only what changed is compiled again.
 import argparse
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 HOST = ROOT / "tests" / "host"
 CXX = os.environ.get("CXX", "g++")
-TORCH_TARGET_VERSION = "0x020a000000000000"  # as in setup.py
+TORCH_TARGET_VERSION = re.findall(r'TORCH_TARGET_VERSION = "(\w+)"', (ROOT / "setup.py").read_text())[0]
 
 
 def torch_root() -> Path:
