@@ -1,15 +1,15 @@
 """AmoebaNet-A and AmoebaNet-D (Real et al. 2019): their cells, the published sizes, and the names torchgpipe gives to
 the layers of D. The network of cells is `backbone/cell_net.py`, the cell `cvops.nn.SearchedCell`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
 from torch import nn
 
-from cvops.models.backbone.cell_net import CellNet
+from cvops.models.backbone.cell_net import CellNet, cells_of
 from cvops.models.classifier import ImageClassifier
-from cvops.models.config import ModelConfig, Paper, Preprocess
+from cvops.models.config import INCEPTION_MEAN, INCEPTION_STD, ModelConfig, Paper, Preprocess
 from cvops.models.head import ClassificationHead
 from cvops.models.registry import Family, Variant, register
 from cvops.models.weights import KeyMap
@@ -108,7 +108,7 @@ STEM_CHANNELS = 32
 
 
 def _inception_input(size: int) -> Preprocess:
-    return Preprocess(size=size, resize=round(size / 0.875), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    return Preprocess(size=size, resize=round(size / 0.875), mean=INCEPTION_MEAN, std=INCEPTION_STD)
 
 
 _GPIPE = AmoebaNetConfig(cell="D", filters=208, torchgpipe=True, padding="symmetric", norm_eps=1e-5)
@@ -118,11 +118,7 @@ VARIANTS = {
     # Its published multiply-adds are those of 299 pixels.
     "amoebanet_a_6_448": Variant(AmoebaNetConfig(filters=448), _inception_input(299), 468_151_184),
     "amoebanet_d_18_208": Variant(_GPIPE, Preprocess(size=224, resize=256), 81_505_540),
-    "amoebanet_d_18_256": Variant(
-        AmoebaNetConfig(cell="D", filters=256, torchgpipe=True, padding="symmetric", norm_eps=1e-5),
-        Preprocess(size=224, resize=256),
-        122_470_120,
-    ),
+    "amoebanet_d_18_256": Variant(replace(_GPIPE, filters=256), Preprocess(size=224, resize=256), 122_470_120),
     # As the reference code builds it.
     "tf_amoebanet_d_18_256": Variant(AmoebaNetConfig(cell="D", filters=256), _inception_input(299), 121_911_016),
 }
@@ -171,13 +167,12 @@ def torchgpipe_modules(config: AmoebaNetConfig) -> dict[str, str]:
     ReLUs."""
     paths = {"stem1.conv": "backbone.stem.conv", "stem1.bn": "backbone.stem.norm", "classify.fc": "head.fc"}
     normal, reduction = CELLS[config.cell]
-    cells = [(f"stem{i + 2}", f"backbone.stem_cells.{i}", reduction) for i in range(2)]
-    for i in range(3):
-        if i > 0:
-            cells.append((f"cell{2 * i}_reduction", f"backbone.stages.{i}.0", reduction))
-        for j in range(config.repeats):
-            cells.append((f"cell{2 * i + 1}_normal{j + 1}", f"backbone.stages.{i}.{j + (i > 0)}", normal))
-    for theirs, ours, spec in cells:
+    for stage, j, ours in cells_of(config.repeats):
+        if stage is None:
+            theirs = f"stem{int(ours[-1]) + 2}"
+        else:
+            theirs = f"cell{2 * stage}_reduction" if j is None else f"cell{2 * stage + 1}_normal{j + 1}"
+        spec = reduction if j is None else normal
         for their_unit, our_unit in (("reduce1", "current"), ("reduce2", "previous")):
             paths[f"{theirs}.{their_unit}.1"] = f"{ours}.{our_unit}.conv"
             paths[f"{theirs}.{their_unit}.2"] = f"{ours}.{our_unit}.norm"

@@ -11,6 +11,7 @@ Interpolation = Literal["bilinear", "bicubic"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+INCEPTION_MEAN = INCEPTION_STD = (0.5, 0.5, 0.5)  # of the networks that came out of TensorFlow: -1..1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from cvops.models.backbone.cell_net import CellNet
+from cvops.models.backbone.cell_net import CellNet, cells_of
 from cvops.models.classifier import ImageClassifier
-from cvops.models.config import ModelConfig, Paper, Preprocess
+from cvops.models.config import INCEPTION_MEAN, INCEPTION_STD, ModelConfig, Paper, Preprocess
 from cvops.models.head import ClassificationHead
 from cvops.models.registry import Family, Variant, register
 from cvops.models.weights import KeyMap
@@ -77,14 +77,16 @@ REDUCTION = CellSpec(
     concat=(3, 4, 5, 6),
 )
 
-_HALF = (0.5, 0.5, 0.5)
 VARIANTS = {
     "nasnetalarge": Variant(
-        NASNetConfig(), Preprocess(size=331, resize=364, mean=_HALF, std=_HALF), 88_753_150, aliases=("nasnet_large",)
+        NASNetConfig(),
+        Preprocess(size=331, resize=364, mean=INCEPTION_MEAN, std=INCEPTION_STD),
+        88_753_150,
+        aliases=("nasnet_large",),
     ),
     "nasnetamobile": Variant(
         NASNetConfig(penultimate=1056, repeats=4, stem_channels=32, skip_reduction=False),
-        Preprocess(size=224, resize=256, mean=_HALF, std=_HALF),
+        Preprocess(size=224, resize=256, mean=INCEPTION_MEAN, std=INCEPTION_STD),
         5_289_978,
         aliases=("nasnet_mobile",),
     ),
@@ -130,13 +132,12 @@ def port_modules(config: NASNetConfig) -> dict[str, str]:
     """The names of the PyTorch port that timm and pretrainedmodels share. It numbers the normal cells of the stages
     from 0, 6 and 12, whatever `repeats` is."""
     paths = {"conv0.conv": "backbone.stem.conv", "conv0.bn": "backbone.stem.norm", "last_linear": "head.fc"}
-    cells = [(f"cell_stem_{i}", f"backbone.stem_cells.{i}", REDUCTION) for i in range(2)]
-    for i in range(3):
-        if i > 0:
-            cells.append((f"reduction_cell_{i - 1}", f"backbone.stages.{i}.0", REDUCTION))
-        for j in range(config.repeats):
-            cells.append((f"cell_{6 * i + j}", f"backbone.stages.{i}.{j + (i > 0)}", NORMAL))
-    for theirs, ours, spec in cells:
+    for stage, j, ours in cells_of(config.repeats):
+        if stage is None:
+            theirs = f"cell_stem_{ours[-1]}"
+        else:
+            theirs = f"reduction_cell_{stage - 1}" if j is None else f"cell_{6 * stage + j}"
+        spec = REDUCTION if j is None else NORMAL
         for their_unit, our_unit in (("conv_1x1", "current"), ("conv_prev_1x1", "previous")):
             paths[f"{theirs}.{their_unit}.conv"] = f"{ours}.{our_unit}.conv"
             paths[f"{theirs}.{their_unit}.bn"] = f"{ours}.{our_unit}.norm"

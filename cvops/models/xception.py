@@ -9,7 +9,7 @@ from torch import nn
 
 from cvops.models.backbone.xception import Flow, XceptionNet
 from cvops.models.classifier import ImageClassifier
-from cvops.models.config import ModelConfig, Paper, Preprocess
+from cvops.models.config import INCEPTION_MEAN, INCEPTION_STD, ModelConfig, Paper, Preprocess
 from cvops.models.head import ClassificationHead
 from cvops.models.registry import Family, Variant, register
 from cvops.models.weights import KeyMap
@@ -54,7 +54,7 @@ TAIL_CHANNELS = (1536, 2048)
 VARIANTS = {
     "xception": Variant(
         XceptionConfig(),
-        Preprocess(size=299, resize=333, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+        Preprocess(size=299, resize=333, mean=INCEPTION_MEAN, std=INCEPTION_STD),
         22_855_952,
         aliases=("legacy_xception",),
     ),

@@ -196,7 +196,7 @@ class Bottleneck(_ResidualBlock):
 
     width: channels of the 3x3 convolution; those of the first 1x1 are as many unless `reduced` says so.
     stride_first: stride in the first 1x1 convolution, as the original networks do, instead of the 3x3.
-    dilation: of the 3x3 convolution; `first_dilation` instead, if given.
+    dilation: of the 3x3 convolution.
 
     >>> Bottleneck(64, 256, width=128, groups=32)(torch.zeros(1, 64, 6, 6)).shape
     torch.Size([1, 256, 6, 6])
@@ -213,11 +213,9 @@ class Bottleneck(_ResidualBlock):
         groups: int = 1,
         stride_first: bool = False,
         dilation: int = 1,
-        first_dilation: int | None = None,
         options: ResidualOptions | None = None,
     ) -> None:
         options = options or ResidualOptions()
-        dilation = first_dilation or dilation
         super().__init__(in_channels, out_channels, stride, dilation, options, width)
         reduced = width if reduced is None else reduced
         first, second = (stride, 1) if stride_first else (1, stride)

@@ -1,6 +1,8 @@
 """The network of NASNet and AmoebaNet: a strided stem, two reduction cells, and three stages of normal cells with a
 reduction cell in front of the last two. Which cells, and how others name the layers, is in the family files."""
 
+from collections.abc import Iterator
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -11,6 +13,18 @@ from cvops.nn.conv import ConvNormAct
 from cvops.ops.drop_path import ScheduledDropPath
 
 SCHEDULE_STEPS = 1_000_000  # resolution of the progress that `set_drop_progress` takes
+
+
+def cells_of(repeats: int) -> Iterator[tuple[int | None, int | None, str]]:
+    """(stage, index of the normal cell in it, our module path) of every cell, in order: what key maps iterate over. The
+    stage is None for the two stem cells, the index for reduction cells."""
+    for i in range(2):
+        yield None, None, f"backbone.stem_cells.{i}"
+    for stage in range(3):
+        if stage > 0:
+            yield stage, None, f"backbone.stages.{stage}.0"
+        for j in range(repeats):
+            yield stage, j, f"backbone.stages.{stage}.{j + (stage > 0)}"
 
 
 class CellNet(Backbone):

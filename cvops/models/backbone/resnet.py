@@ -44,7 +44,7 @@ class ResidualConfig(ModelConfig):
     norm: `batch`; `frozen`, batch norm with fixed statistics, for detectors; `group`.
     zero_init_residual: start with every block as the identity (Goyal et al. 2017, arXiv:1706.02677, section 5.1).
     output_stride: 8, 16 or 32; the stages beyond it are dilated instead of strided.
-    checkpointing: keep only the stages' inputs for the backward pass of training, and compute the rest again there.
+    checkpointing: keep only the stages' inputs for the backward pass, and compute the rest again there.
     dropout: before the classifier. drop_path: probability of leaving out the last block's branch, growing linearly over
         the blocks from nearly 0. drop_block: rate of stage 4, a quarter of it in stage 3, for blocks of
         `drop_block_size` pixels (Ghiasi et al. 2018, arXiv:1810.12890); `cvops.nn.set_drop_progress` raises it over
@@ -169,7 +169,7 @@ class ResidualNet(Backbone):
         maps = [self.stem(x)]
         x = self.pool(maps[0])
         for stage in self.stages:
-            x = recompute(stage, x) if self.checkpointing and self.training else stage(x)
+            x = recompute(stage, x) if self.checkpointing else stage(x)
             maps.append(x)
         maps[-1] = self.last(x)
         return maps
@@ -214,7 +214,8 @@ def _block(
         reduced=width // 2 if config.halve_reduction else None,
         groups=config.groups,
         stride_first=config.stride_first,
-        first_dilation=first_dilation,
+        # The block that would stride keeps the dilation before it, as in torchvision.
+        dilation=first_dilation,
         options=options,
     )
 
