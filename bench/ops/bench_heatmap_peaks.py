@@ -59,21 +59,20 @@ def contest(
 COCO, BATCH = (1, 80, 128, 128), (16, 80, 128, 128)
 single, half = torch.float32, torch.bfloat16
 CASES = [
-    Case("heatmap_peaks", "1 x 80 x 128 x 128, k 100, noise", partial(contest, COCO, 100, 3, False, single, False), 5),
+    Case("heatmap_peaks", "1 x 80 x 128 x 128, k 100, noise", partial(contest, COCO, 100, 3, False, single, False)),
     Case(
         "heatmap_peaks",
         "1 x 80 x 128 x 128, k 100, blobs",
         partial(contest, COCO, 100, 3, True, single, False),
-        5,
         quick=True,
     ),
-    Case("heatmap_peaks", "16 x 80 x 128 x 128, k 100", partial(contest, BATCH, 100, 3, True, single, False), 5),
-    Case("heatmap_peaks", "bfloat16", partial(contest, COCO, 100, 3, True, half, False), 5),
-    Case("heatmap_peaks", "k 1000", partial(contest, COCO, 1000, 3, True, single, False), 5),
-    Case("heatmap_peaks", "kernel 7", partial(contest, COCO, 100, 7, True, single, False), 5),
+    Case("heatmap_peaks", "16 x 80 x 128 x 128, k 100", partial(contest, BATCH, 100, 3, True, single, False)),
+    Case("heatmap_peaks", "bfloat16", partial(contest, COCO, 100, 3, True, half, False)),
+    Case("heatmap_peaks", "k 1000", partial(contest, COCO, 1000, 3, True, single, False)),
+    Case("heatmap_peaks", "kernel 7", partial(contest, COCO, 100, 7, True, single, False)),
     Case("heatmap_peaks", "plain top-k, kernel 1", partial(contest, COCO, 100, 1, True, single, False)),
     Case("heatmap_peaks", "1 x 1 x 152 x 272, k 500", partial(contest, (1, 1, 152, 272), 500, 3, True, single, False)),
-    Case("heatmap_peaks backward", "1 x 80 x 128 x 128", partial(contest, COCO, 100, 3, False, single, True), 5),
+    Case("heatmap_peaks backward", "1 x 80 x 128 x 128", partial(contest, COCO, 100, 3, False, single, True)),
 ]
 
 test_heatmap_peaks = benchmarks(CASES)

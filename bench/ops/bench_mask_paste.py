@@ -1,6 +1,6 @@
 """mask_paste against F.grid_sample over whole images, as detectron2 pastes, and torchvision's loop.
 
-torchvision rounds boxes to whole pixels, so its masks are others: it is timed beside, not compared with.
+torchvision rounds boxes to whole pixels, so its masks differ along their borders.
 """
 
 from __future__ import annotations
@@ -42,6 +42,11 @@ def nearly_all(ours: Tensor, theirs: Tensor) -> None:
     assert (ours != theirs).float().mean() < 1e-5
 
 
+def but_for_borders(ours: Tensor, theirs: Tensor) -> None:
+    assert (ours != theirs).float().mean() < 1e-3
+    assert (ours & theirs).sum() > 0.9 * (ours | theirs).sum()
+
+
 def contest(k: int, m: int, height: int, width: int, threshold: float | None, loop: bool, device: str) -> Contest:
     masks, boxes = detections(k, m, height, width, device)
 
@@ -57,7 +62,7 @@ def contest(k: int, m: int, height: int, width: int, threshold: float | None, lo
         cvops=lambda: ops.mask_paste(masks, boxes, (height, width), threshold),
         peers={"torchvision": torchvision} if loop else {"grid_sample": peer},
         bytes=nbytes(masks, boxes) + size,
-        agree=(lambda ours, theirs: None) if loop else nearly_all,
+        agree=but_for_borders if loop else nearly_all,
     )
 
 
@@ -77,13 +82,13 @@ def contest_backward(k: int, m: int, height: int, width: int, device: str) -> Co
 
 
 CASES = [
-    Case("mask_paste", "100 x 28 to 800 x 1333", partial(contest, 100, 28, 800, 1333, 0.5, False), 5, quick=True),
-    Case("mask_paste", "100 x 28 to 800 x 1333, loop", partial(contest, 100, 28, 800, 1333, 0.5, True), 5),
-    Case("mask_paste", "10 x 28 to 480 x 640", partial(contest, 10, 28, 480, 640, 0.5, False), 5),
+    Case("mask_paste", "100 x 28 to 800 x 1333", partial(contest, 100, 28, 800, 1333, 0.5, False), quick=True),
+    Case("mask_paste", "100 x 28 to 800 x 1333, loop", partial(contest, 100, 28, 800, 1333, 0.5, True)),
+    Case("mask_paste", "10 x 28 to 480 x 640", partial(contest, 10, 28, 480, 640, 0.5, False)),
     Case("mask_paste", "10 x 28 to 480 x 640, loop", partial(contest, 10, 28, 480, 640, 0.5, True)),
-    Case("mask_paste", "20 x 112 to 800 x 1333", partial(contest, 20, 112, 800, 1333, 0.5, False), 5),
-    Case("mask_paste", "20 x 28 to 800 x 1333, values", partial(contest, 20, 28, 800, 1333, None, False), 5),
-    Case("mask_paste backward", "20 x 28 to 800 x 1333", partial(contest_backward, 20, 28, 800, 1333), 5),
+    Case("mask_paste", "20 x 112 to 800 x 1333", partial(contest, 20, 112, 800, 1333, 0.5, False)),
+    Case("mask_paste", "20 x 28 to 800 x 1333, values", partial(contest, 20, 28, 800, 1333, None, False)),
+    Case("mask_paste backward", "20 x 28 to 800 x 1333", partial(contest_backward, 20, 28, 800, 1333)),
 ]
 
 test_mask_paste = benchmarks(CASES)

@@ -32,7 +32,7 @@ def contest(
 
     ours, theirs = call(ops), call(peer)
     out = ours(x)
-    # What is read and written beside the values: the indices of the maxima, or as much again for the counts.
+    # `out` twice: the values, and the int32 index of what each came from, which backward reads.
     if not backward:
         return Contest(lambda: ours(x), {"torchvision": lambda: theirs(x)}, nbytes(x, rois, out, out), CLOSE)
     grad = torch.randn_like(out)

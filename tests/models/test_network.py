@@ -17,6 +17,9 @@ SMALL = [
     for family in dict.fromkeys(info.family for info in INFOS)
 ] + ["tf_efficientnet_b0"]
 
+# Pixels that a map of a network without padding may be short of the declared size, as the backbones' docstrings say.
+SHORT = {"Inception-ResNet": 4, "Xception": 3, "NASNet": 1, "AmoebaNet": 1, "SENet": 1}
+
 
 def build(name: str, **settings: object) -> ImageClassifier:
     torch.manual_seed(0)
@@ -33,8 +36,8 @@ def test_features_have_the_declared_channels_and_strides(name: str) -> None:
         maps = model.features(torch.empty(2, 3, height, width))
     info = model.feature_info
     assert info.strides == (2, 4, 8, 16, 32)
-    # A network that pads takes any size and rounds up; one that does not loses up to four pixels.
-    slack = 0 if model.backbone.min_size == 1 else 4
+    # A network that pads takes any size and rounds up.
+    slack = 0 if model.backbone.min_size == 1 else SHORT[cvops.model_info(name).family]
     for got, channels, stride in zip(maps, info.channels, info.strides, strict=True):
         assert got.shape[:2] == (2, channels)
         for size, whole in zip(got.shape[2:], (height, width), strict=True):
