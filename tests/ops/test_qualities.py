@@ -4,6 +4,9 @@ deterministic mode, forward mode, and that no public op is left out of these tes
 import copy
 import inspect
 import multiprocessing
+import os
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -90,9 +93,7 @@ def _child(queue, names):
             queue.put((call.name, [t.double().tolist() for t in outputs(call, call.inputs(requires_grad=True))]))
 
 
-@pytest.mark.skipif(ON_CUDA_HOST, reason="the shim's fibers belong to the process that made them")
-def test_fork_after_use():
-    """A forked worker, as DataLoader makes them, computes what its parent does, after the parent used its threads."""
+def compare_with_a_fork():
     names = [call.name for call in CALLS]
     torch.manual_seed(5)
     expected = {call.name: outputs(call, call.inputs(requires_grad=True)) for call in CALLS}
@@ -107,6 +108,17 @@ def test_fork_after_use():
         process.kill()
     for name, values in expected.items():
         assert [t.double().tolist() for t in values] == found[name], name
+
+
+@pytest.mark.skipif(ON_CUDA_HOST, reason="the shim's fibers belong to the process that made them")
+def test_fork_after_use():
+    """A forked worker, as DataLoader makes them, computes what its parent does, after the parent used its threads. In a
+    fresh process: torch itself refuses to differentiate in a fork once its engine has threads for other devices, which
+    any test before this one may have started."""
+    code = "from ops.test_qualities import compare_with_a_fork; compare_with_a_fork()"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 @pytest.mark.parametrize("call", CALLS, ids=str)
