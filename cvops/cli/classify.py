@@ -14,7 +14,7 @@ from rich.table import Table
 
 from cvops.cli.errors import UserError
 from cvops.data import imagenet_classes, load_image, preprocess
-from cvops.models import Model, create_model, find_weights, model_info
+from cvops.models import Model, Preprocess, create_model, find_weights, model_info
 from cvops.nn import fuse
 
 DEFAULT_MODEL = "mobilenetv2_100"
@@ -37,6 +37,8 @@ def classify(
     names = imagenet_classes() if classes is None else tuple(_read_lines(classes))
     target = parse_device(device)
     spec = model_info(model).preprocess
+    if not isinstance(spec, Preprocess):
+        raise UserError(f"{model} is no classification model (cvops models --task classification)")
     for path in images:
         if not path.exists():
             raise FileNotFoundError(f"no such file: {path}")

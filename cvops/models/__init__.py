@@ -2,11 +2,14 @@
 
 from cvops.models import amoebanet as amoebanet
 from cvops.models import efficientnet as efficientnet
+from cvops.models import faster_rcnn as faster_rcnn
+from cvops.models import fcos as fcos
 from cvops.models import inception_resnet as inception_resnet
 from cvops.models import mobilenet_v2 as mobilenet_v2
 from cvops.models import nasnet as nasnet
 from cvops.models import resnet as resnet
 from cvops.models import resnext as resnext
+from cvops.models import retinanet as retinanet
 from cvops.models import senet as senet
 from cvops.models import xception as xception
 from cvops.models.classifier import ImageClassifier
@@ -17,9 +20,11 @@ from cvops.models.registry import (
     ModelInfo,
     UnknownModelError,
     Variant,
+    create_backbone,
     create_model,
     find_weights,
     list_models,
+    load_backbone,
     model_info,
     register,
 )
@@ -41,9 +46,11 @@ __all__ = [
     "Variant",
     "WeightsError",
     "WeightsReport",
+    "create_backbone",
     "create_model",
     "find_weights",
     "list_models",
+    "load_backbone",
     "load_weights",
     "model_info",
     "read_checkpoint",

@@ -11,8 +11,10 @@ from typing import Any
 
 from torch import Tensor
 
+from cvops.models.classifier import ImageClassifier
 from cvops.models.config import ModelConfig, Paper, Preprocess, did_you_mean, override
-from cvops.models.model import Model
+from cvops.models.detection import ImageTransform
+from cvops.models.model import Backbone, Model
 from cvops.models.weights import KeyMap, PackagedWeights, WeightsError, apply_weights, read_checkpoint, recognise
 
 
@@ -22,7 +24,7 @@ class Variant:
     (as built with these settings), other names it answers to, and a package that carries its weights."""
 
     config: ModelConfig
-    preprocess: Preprocess
+    preprocess: Preprocess | ImageTransform
     parameters: int
     aliases: tuple[str, ...] = ()
     packaged: PackagedWeights | None = None
@@ -52,7 +54,7 @@ class ModelInfo:
     paper: Paper
     parameters: int
     config: ModelConfig
-    preprocess: Preprocess
+    preprocess: Preprocess | ImageTransform
     checkpoints: Mapping[str, Mapping[str, Any]]
     weights_package: str | None
 
@@ -134,6 +136,54 @@ def _build(name: str, family: Family, config: ModelConfig) -> Model:
     model.name = name
     model.key_maps = family.key_maps
     return model
+
+
+def create_backbone(name: str, **settings: Any) -> Backbone:
+    """The backbone of a classification model, as detectors and segmentation networks take it; `settings` are fields of
+    its config. Errors as `create_model`.
+
+    >>> create_backbone("resnet50", norm="frozen").feature_info.channels
+    (64, 256, 512, 1024, 2048)
+    """
+    model = create_model(name, num_classes=0, **settings)
+    if not isinstance(model, ImageClassifier):
+        raise ValueError(f"{name} is not a classification model, so it has no backbone to give")
+    return model.backbone
+
+
+def backbone_modules(name: str, publisher: str, prefix: str, **settings: Any) -> dict[str, str]:
+    """The part of a key map that other models reuse: how `publisher` names the layers of the backbone of the
+    classification model `name`, below `prefix`; nothing if it has no such model.
+
+    >>> backbone_modules("resnet50", "torchvision", "backbone.body.")["backbone.body.conv1"]
+    'backbone.stem.conv'
+    """
+    _, family, variant = _find(name)
+    config = override(variant.config, **settings)
+    return {
+        f"{prefix}{theirs}": ours
+        for key_map in family.key_maps
+        if key_map.publisher == publisher
+        for theirs, ours in key_map.modules(config).items()
+        if ours.startswith("backbone.")
+    }
+
+
+def load_backbone(
+    model: Model, name: str, weights: str | os.PathLike[str] | Mapping[str, Tensor], **settings: Any
+) -> None:
+    """Loads a checkpoint of the classification model `name` into `model.backbone`, e.g. ImageNet weights into a
+    detector that is to be trained; `settings` as in `create_backbone`. Recognising, errors and log as `create_model`.
+
+    >>> detector = create_model("retinanet_resnet50_fpn", num_classes=20)
+    >>> load_backbone(detector, "resnet50", torchvision.models.resnet50().state_dict())
+    """
+    source = create_model(name, weights=weights, **settings)
+    state = source.get_submodule("backbone").state_dict()
+    backbone = model.get_submodule("backbone")
+    wanted = backbone.state_dict()
+    # A norm with fixed statistics has no counter of steps; the keys agree otherwise, or this raises.
+    backbone.load_state_dict({k: v for k, v in state.items() if k in wanted or not k.endswith("num_batches_tracked")})
 
 
 def list_models(pattern: str | None = None, task: str | None = None) -> list[str]:

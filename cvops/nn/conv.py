@@ -96,11 +96,12 @@ class Conv2dSame(nn.Conv2d):
 
 
 class ConvNormAct(nn.Module):
-    """Convolution without bias, normalisation, activation: parts `conv`, `norm`, `act`.
+    """Convolution, normalisation, activation: parts `conv`, `norm`, `act`.
 
     [N, in_channels, H, W] -> [N, out_channels, H', W'] with H' = ceil(H / stride) for odd kernels. A convolution with
-    `groups == in_channels > 1` runs through `cvops.ops.depthwise_conv2d`. `act=None` leaves the activation out. A
-    `padding` in pixels instead of a convention is put on all sides.
+    `groups == in_channels > 1` runs through `cvops.ops.depthwise_conv2d`. `norm=None` and `act=None` leave these out.
+    The convolution has a bias where there is no norm, or as `bias` says. A `padding` in pixels instead of a convention
+    is put on all sides.
 
     >>> ConvNormAct(3, 32, 3, stride=2, padding="same")(torch.zeros(1, 3, 65, 64)).shape
     torch.Size([1, 32, 33, 32])
@@ -116,10 +117,12 @@ class ConvNormAct(nn.Module):
         groups: int = 1,
         dilation: int = 1,
         padding: Padding | int = "symmetric",
-        norm: Norm = nn.BatchNorm2d,
+        norm: Norm | None = nn.BatchNorm2d,
         act: str | None = "relu",
+        bias: bool | None = None,
     ) -> None:
         super().__init__()
+        bias = norm is None if bias is None else bias
         if padding not in ("symmetric", "same") and not isinstance(padding, int):
             raise ValueError(f"padding must be 'symmetric' or 'same', got {padding!r}")
         kernel, strides = as_pair(kernel_size), as_pair(stride)
@@ -139,16 +142,16 @@ class ConvNormAct(nn.Module):
                 stride=strides,
                 padding=centred if fixed else "same",
                 dilation=dilation,
-                bias=False,
+                bias=bias,
                 multiplier=out_channels // in_channels,
             )
         elif fixed:
-            self.conv = nn.Conv2d(in_channels, out_channels, kernel, strides, centred, dilation, groups, bias=False)
+            self.conv = nn.Conv2d(in_channels, out_channels, kernel, strides, centred, dilation, groups, bias=bias)
         else:
             self.conv = Conv2dSame(
-                in_channels, out_channels, kernel, strides, groups=groups, dilation=dilation, bias=False
+                in_channels, out_channels, kernel, strides, groups=groups, dilation=dilation, bias=bias
             )
-        self.norm = norm(out_channels)
+        self.norm = norm(out_channels) if norm is not None else nn.Identity()
         self.act = make_activation(act) if act is not None else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,5 +1,8 @@
 """Heads that families share: feature maps to raw predictions. Postprocessing is not theirs."""
 
+from cvops.models.head.box import BoxHead, RegionOutput
 from cvops.models.head.classification import ClassificationHead
+from cvops.models.head.dense import DenseHead
+from cvops.models.head.rpn import RPNHead
 
-__all__ = ["ClassificationHead"]
+__all__ = ["BoxHead", "ClassificationHead", "DenseHead", "RPNHead", "RegionOutput"]

@@ -1,0 +1,149 @@
+"""From scores and boxes of every anchor to the detections of every image: tensor in, fixed size out, so that it exports
+with the network. Nothing here waits for the device or has a shape that depends on values."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from cvops.models.detection.anchors import Anchors
+from cvops.models.detection.coders import BoxCoder
+from cvops.ops import batched_nms_padded
+
+
+class Detections(NamedTuple):
+    """The best detections of each image, K slots each, by descending score.
+
+    boxes: [B, K, 4] as (x1, y1, x2, y2), in pixels of the batch; 0 in unused slots. scores: [B, K]; 0 in unused slots.
+    labels: [B, K] int64; -1 in unused slots. counts: [B] int64, slots in use.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    counts: Tensor
+
+
+class DenseOutput(NamedTuple):
+    """What a dense head puts out, a map for each level.
+
+    classes: logits [B, A * C, H, W]. codes: box codes [B, A * 4, H, W]. quality: logits [B, A, H, W], or None.
+    """
+
+    classes: list[Tensor]
+    codes: list[Tensor]
+    quality: list[Tensor] | None = None
+
+
+def flatten_map(x: Tensor, values: int) -> Tensor:
+    """A head's map [B, A * values, H, W] to one row for each anchor: [B, H * W * A, values].
+
+    >>> flatten_map(torch.arange(8).view(1, 4, 1, 2), 2)
+    tensor([[[0, 2],
+             [4, 6],
+             [1, 3],
+             [5, 7]]])
+    """
+    return x.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, values))
+
+
+def map_sizes(maps: Sequence[Tensor]) -> list[tuple[int, int]]:
+    """Height and width of feature maps."""
+    return [(m.shape[-2], m.shape[-1]) for m in maps]
+
+
+def clip_boxes(boxes: Tensor, sizes: Tensor) -> Tensor:
+    """Boxes [B, N, 4] moved into their images, whose heights and widths are `sizes` [B, 2].
+
+    >>> clip_boxes(torch.tensor([[[-1.0, 2, 9, 9]]]), torch.tensor([[8, 6]]))
+    tensor([[[0., 2., 6., 8.]]])
+    """
+    limits = sizes.to(boxes).flip(1).repeat(1, 2)[:, None]
+    return boxes.clamp(min=0).minimum(limits)
+
+
+def best_of_level(
+    classes: Tensor, codes: Tensor, quality: Tensor | None, anchors: Tensor, coder: BoxCoder, k: int, threshold: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The k best (anchor, class) pairs of one level of a dense head: boxes [B, k, 4], scores [B, k], labels [B, k].
+
+    classes: logits [B, A * C, H, W]. codes: the box codes [B, A * 4, H, W]. quality: logits [B, A, H, W] of how good
+        the
+    box is, e.g. centerness; scores are then the geometric mean of both. anchors: [H * W * A, 4]. Pairs whose score is
+    not greater than `threshold` come with a score of 0; fewer than k anchors give all their pairs at most.
+
+    The k best pairs are of the k anchors with the best class, so that only these are looked at class by class.
+    """
+    batch, per_cell = codes.shape[0], codes.shape[1] // 4
+    logits = classes.unflatten(1, (per_cell, -1))  # [B, A, C, H, W]
+    best = score_of(logits.amax(2), quality).permute(0, 2, 3, 1).flatten(1)  # [B, H * W * A]
+    which = best.topk(min(k, best.shape[1]), dim=1).indices
+    cell, slot = which // per_cell, which % per_cell
+    image = torch.arange(batch, device=which.device)[:, None]
+    rows = logits.flatten(3)[image, slot, :, cell]  # [B, k, C]
+    row_quality = None if quality is None else quality.flatten(2)[image, slot, cell][:, :, None]
+    scores = score_of(rows, row_quality)
+    scores, pair = torch.where(scores > threshold, scores, 0).flatten(1).topk(min(k, scores[0].numel()), dim=1)
+    row, labels = pair // rows.shape[2], pair % rows.shape[2]
+    which, cell, slot = (index.gather(1, row) for index in (which, cell, slot))
+    code = codes.unflatten(1, (per_cell, 4)).flatten(3)[image, slot, :, cell]  # [B, k, 4]
+    return coder.decode(code.to(anchors.dtype), anchors[which]), scores, labels
+
+
+def score_of(logits: Tensor, quality: Tensor | None) -> Tensor:
+    """Probability in float32 or wider, or its geometric mean with that of `quality`."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if quality is None:
+        return logits.sigmoid()
+    return (logits.sigmoid() * quality.to(logits.dtype).sigmoid()).sqrt()
+
+
+def detect_dense(
+    output: DenseOutput,
+    anchors: Anchors,
+    coder: BoxCoder,
+    sizes: Tensor,
+    *,
+    score_threshold: float,
+    iou_threshold: float,
+    candidates: int,
+    max_detections: int,
+) -> Detections:
+    """Detections of a dense head; `sizes` [B, 2] are the images' heights and widths. Of each level the `candidates`
+    best pairs above `score_threshold` are decoded, clipped to the image and go through NMS within their class."""
+    quality = output.quality if output.quality is not None else [None] * len(output.codes)
+    found = [
+        best_of_level(classes, codes, good, level, coder, candidates, score_threshold)
+        for classes, codes, good, level in zip(output.classes, output.codes, quality, anchors.levels(), strict=True)
+    ]
+    boxes, scores, labels = (torch.cat(parts, 1) for parts in zip(*found, strict=True))
+    return suppress(
+        clip_boxes(boxes, sizes),
+        scores,
+        labels,
+        score_threshold=score_threshold,
+        iou_threshold=iou_threshold,
+        max_detections=max_detections,
+    )
+
+
+def suppress(
+    boxes: Tensor,
+    scores: Tensor,
+    labels: Tensor,
+    *,
+    score_threshold: float,
+    iou_threshold: float,
+    max_detections: int,
+) -> Detections:
+    """NMS within each class: boxes [B, N, 4], scores [B, N], labels [B, N]."""
+    index, counts = batched_nms_padded(boxes, scores, labels, iou_threshold, max_detections, score_threshold)
+    used = index >= 0
+    index = index.clamp(min=0)
+    return Detections(
+        boxes=boxes.gather(1, index[:, :, None].expand(-1, -1, 4)) * used[:, :, None],
+        scores=scores.gather(1, index) * used,
+        labels=torch.where(used, labels.gather(1, index), -1),
+        counts=counts,
+    )

@@ -1,0 +1,97 @@
+"""Region proposals: what an RPN's maps say where objects are, and its losses. The network is `head/rpn.py`."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cvops.models.detection.anchors import Anchors
+from cvops.models.detection.assigners import IoUAssigner, take
+from cvops.models.detection.coders import DeltaCoder
+from cvops.models.detection.images import ImageBatch
+from cvops.models.detection.losses import box_loss
+from cvops.models.detection.postprocess import DenseOutput, clip_boxes, flatten_map
+from cvops.models.detection.sampling import sample
+from cvops.ops import batched_nms_padded
+
+
+@dataclass(frozen=True)
+class ProposalSettings:
+    """Of a region proposal network (Ren et al. 2015, arXiv:1506.01497; one level at a time: Lin et al. 2017,
+    arXiv:1612.03144, section 4.1).
+
+    candidates, proposals: so many of each level enter NMS, and so many of an image leave it, for detections;
+    train_candidates, train_proposals: for losses.
+    iou_threshold: of NMS, within each level. min_size: narrower or lower proposals are dropped; pixels.
+    high, low: IoU from which on an anchor is positive, and below which it is background.
+    samples, positives: anchors of an image that the losses are about, and the share of positives among them.
+    """
+
+    candidates: int = 1000
+    proposals: int = 1000
+    train_candidates: int = 2000
+    train_proposals: int = 2000
+    iou_threshold: float = 0.7
+    min_size: float = 1e-3
+    high: float = 0.7
+    low: float = 0.3
+    samples: int = 256
+    positives: float = 0.5
+    beta: float = 1 / 9
+
+
+DEFAULT_PROPOSALS = ProposalSettings()
+
+
+def propose(
+    output: DenseOutput, anchors: Anchors, sizes: Tensor, settings: ProposalSettings, *, training: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The best boxes of each image: boxes [B, K, 4] in pixels of the batch, logits [B, K] and counts [B]; unused slots
+    are 0. `output` has one logit an anchor. No gradient goes through."""
+    k = settings.train_candidates if training else settings.candidates
+    boxes, scores, levels = [], [], []
+    for i, (logits, codes, level) in enumerate(zip(output.classes, output.codes, anchors.levels(), strict=True)):
+        rows = flatten_map(logits.detach(), 1)[:, :, 0]
+        best, which = rows.topk(min(k, rows.shape[1]), dim=1)
+        per_cell = logits.shape[1]
+        image = torch.arange(len(rows), device=rows.device)[:, None]
+        code = codes.detach().unflatten(1, (per_cell, 4)).flatten(3)[image, which % per_cell, :, which // per_cell]
+        boxes.append(DeltaCoder().decode(code.to(level.dtype), level[which]))
+        scores.append(best)
+        levels.append(torch.full_like(which, i))
+    merged = clip_boxes(torch.cat(boxes, 1), sizes)
+    logits = torch.cat(scores, 1).to(merged.dtype)
+    large = (merged[..., 2:] - merged[..., :2] >= settings.min_size).all(2)
+    lowest = torch.finfo(logits.dtype).min
+    index, counts = batched_nms_padded(
+        merged,
+        torch.where(large, logits, -torch.inf),
+        torch.cat(levels, 1),
+        settings.iou_threshold,
+        settings.train_proposals if training else settings.proposals,
+        lowest,
+    )
+    used, index = index >= 0, index.clamp(min=0)
+    kept = merged.gather(1, index[:, :, None].expand(-1, -1, 4)) * used[:, :, None]
+    return kept, logits.gather(1, index) * used, counts
+
+
+def proposal_losses(
+    output: DenseOutput, anchors: Anchors, batch: ImageBatch, settings: ProposalSettings
+) -> dict[str, Tensor]:
+    """`objectness`, binary cross-entropy, and `proposals`, smooth L1 of the positives' boxes, both over the sampled
+    anchors of all images."""
+    boxes, _, _ = batch.truth
+    index = IoUAssigner(settings.high, settings.low, rescue=True)(anchors, boxes, batch.valid)
+    image, anchor = sample(index, settings.samples, settings.positives)
+    logits = torch.cat([flatten_map(m, 1) for m in output.classes], 1)[image, anchor, 0]
+    positive = index[image, anchor] >= 0
+    count = max(len(logits), 1)
+    objectness = F.binary_cross_entropy_with_logits(logits, positive.to(logits.dtype), reduction="sum") / count
+    image, anchor = image[positive], anchor[positive]
+    codes = torch.cat([flatten_map(m, 4) for m in output.codes], 1)[image, anchor]
+    truth = take(boxes, index)[image, anchor]
+    weight = truth.new_full((len(truth),), 1 / count)
+    loss = box_loss("smooth_l1", codes, truth, anchors.boxes[anchor], DeltaCoder(), weight, settings.beta)
+    return {"objectness": objectness, "proposals": loss}

@@ -1,0 +1,179 @@
+"""The assembly of two-stage detectors: backbone, neck, a network that proposes regions, and a head that looks at each.
+What Faster R-CNN makes of it is in its file."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cvops.models.detection import (
+    AnchorGrid,
+    Anchors,
+    DeltaCoder,
+    DenseOutput,
+    Detections,
+    ImageBatch,
+    IoUAssigner,
+    ProposalSettings,
+    clip_boxes,
+    map_sizes,
+    proposal_losses,
+    propose,
+    sample,
+    suppress,
+)
+from cvops.models.detection.assigners import IGNORED, take
+from cvops.models.detection.losses import box_loss
+from cvops.models.detection.proposals import DEFAULT_PROPOSALS
+from cvops.models.detector import Detector, DetectorConfig, Losses
+from cvops.models.head import BoxHead, RegionOutput
+from cvops.models.model import Backbone
+from cvops.ops import multiscale_roi_align
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoIDetectorConfig(DetectorConfig):
+    """Settings of two-stage detectors.
+
+    rpn: of the proposals.
+    high: IoU from which on a proposal is of its target; the others are background.
+    samples, positives: proposals of an image that the head's losses are about, and the share of positives among them.
+    box_weights, box_beta: of the box code, and where its smooth L1 loss turns linear.
+    min_size: narrower or lower detections are dropped, pixels.
+    """
+
+    rpn: ProposalSettings = DEFAULT_PROPOSALS
+    high: float = 0.5
+    samples: int = 512
+    positives: float = 0.25
+    box_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
+    box_beta: float = 1 / 9
+    min_size: float = 1e-2
+
+
+class RoIRaw(NamedTuple):
+    """The pyramid's maps, and what the RPN puts out for them."""
+
+    maps: list[Tensor]
+    rpn: DenseOutput
+
+
+@dataclass(frozen=True)
+class RegionPool:
+    """RoIAlign from the level that fits each region (Lin et al. 2017, arXiv:1612.03144, eq. 1): maps, finest first, and
+    regions [R, 5] to [R, C, size, size]. scales: of the maps, in pixels of theirs per pixel of the batch."""
+
+    size: int
+    scales: tuple[float, ...]
+    sampling_ratio: int = 0
+    aligned: bool = True
+
+    def __call__(self, maps: Sequence[Tensor], rois: Tensor) -> Tensor:
+        some = list(maps[: len(self.scales)])
+        return multiscale_roi_align(some, rois, self.size, self.scales, self.sampling_ratio, self.aligned)
+
+
+class RoIDetector(Detector[RoIRaw]):
+    """A two-stage detector. Parts: `backbone`, `neck`, `rpn`, `head`; `pool` and `grid` hold no weights.
+
+    levels: which of the backbone's maps the neck takes; the RPN sees all that the neck puts out, `pool` the first ones,
+    one for each of its scales.
+    """
+
+    config: RoIDetectorConfig
+
+    def __init__(
+        self,
+        config: RoIDetectorConfig,
+        backbone: Backbone,
+        neck: nn.Module,
+        rpn: nn.Module,
+        head: BoxHead,
+        *,
+        levels: Sequence[int],
+        grid: AnchorGrid,
+        pool: RegionPool,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone, self.neck, self.rpn, self.head = backbone, neck, rpn, head
+        self.levels, self.grid, self.pool = tuple(levels), grid, pool
+        self.input_keys = tuple(f"backbone.{key}" for key in backbone.input_keys)
+        self.class_keys = tuple(f"head.{key}" for key in head.class_keys)
+
+    def network(self, pixels: Tensor) -> RoIRaw:
+        maps = self.backbone.features(pixels)
+        pyramid = self.neck([maps[i] for i in self.levels])
+        return RoIRaw(pyramid, self.rpn(pyramid))
+
+    def anchors(self, raw: RoIRaw, image: tuple[int, int]) -> Anchors:
+        """The anchors of the RPN, for a batch of `image` = height and width."""
+        codes = raw.rpn.codes[0]
+        return self.grid(map_sizes(raw.rpn.codes), image, device=codes.device, dtype=codes.dtype)
+
+    def regions(self, raw: RoIRaw, rois: Tensor) -> RegionOutput:
+        """What the head makes of regions [R, 5], rows of (image, x1, y1, x2, y2) in pixels of the batch."""
+        return self.head(self.pool(raw.maps, rois))
+
+    def losses(self, raw: RoIRaw, batch: ImageBatch) -> Losses:
+        config = self.config
+        boxes, labels, _ = batch.truth
+        image_size = (batch.pixels.shape[-2], batch.pixels.shape[-1])
+        anchors = self.anchors(raw, image_size)
+        losses = proposal_losses(raw.rpn, anchors, batch, config.rpn)
+
+        proposals, _, counts = propose(raw.rpn, anchors, batch.sizes, config.rpn, training=True)
+        # The targets are proposals too, so that there are good ones from the start.
+        candidates = torch.cat([proposals.to(boxes), boxes], 1)
+        present = torch.arange(proposals.shape[1], device=boxes.device) < counts[:, None]
+        present = torch.cat([present, batch.valid], 1)
+        index = IoUAssigner(config.high, config.high)(Anchors(candidates, ()), boxes, batch.valid)
+        index = torch.where(present, index, IGNORED)
+        image, which = sample(index, config.samples, config.positives)
+
+        regions = candidates[image, which]
+        output = self.regions(raw, torch.cat([image[:, None].to(regions), regions], 1))
+        positive = index[image, which] >= 0
+        label = torch.where(positive, take(labels, index)[image, which], config.num_classes)
+        count = max(len(regions), 1)
+        losses["classes"] = F.cross_entropy(self._background_last(output.classes), label, reduction="sum") / count
+        codes = output.codes[positive]
+        codes = codes[torch.arange(len(codes)), label[positive] if codes.shape[1] > 1 else 0]
+        truth = take(boxes, index)[image, which][positive]
+        weight = truth.new_full((len(truth),), 1 / count)
+        coder = DeltaCoder(config.box_weights)
+        losses["boxes"] = box_loss("smooth_l1", codes, truth, regions[positive], coder, weight, config.box_beta)
+        return losses
+
+    def postprocess(self, raw: RoIRaw, image: tuple[int, int], sizes: Tensor) -> Detections:
+        config = self.config
+        proposals, _, counts = propose(raw.rpn, self.anchors(raw, image), sizes, config.rpn, training=False)
+        if not torch.compiler.is_compiling():
+            proposals = proposals[:, : int(counts.max())]  # regions that no image has cost time only
+        batch, count = proposals.shape[:2]
+        which = torch.arange(batch, device=proposals.device).to(proposals)[:, None, None].expand(-1, count, -1)
+        output = self.regions(raw, torch.cat([which, proposals], 2).flatten(0, 1))
+
+        probabilities = self._background_last(output.classes).softmax(1)[:, :-1].to(proposals.dtype)
+        classes = probabilities.shape[1]
+        codes = output.codes.to(proposals.dtype).expand(-1, classes, -1).unflatten(0, (batch, count))
+        boxes = DeltaCoder(config.box_weights).decode(codes, proposals[:, :, None].expand_as(codes)).flatten(1, 2)
+        boxes = clip_boxes(boxes, sizes)
+        used = torch.arange(count, device=boxes.device)[None, :, None] < counts[:, None, None]
+        scores = (probabilities.unflatten(0, (batch, count)) * used).flatten(1)
+        large = (boxes[..., 2:] - boxes[..., :2] >= config.min_size).all(2)
+        labels = torch.arange(classes, device=boxes.device).repeat(count).expand(batch, -1)
+        return suppress(
+            boxes,
+            scores * large,
+            labels,
+            score_threshold=config.score_threshold,
+            iou_threshold=config.iou_threshold,
+            max_detections=config.max_detections,
+        )
+
+    def _background_last(self, classes: Tensor) -> Tensor:
+        return classes.roll(-1, 1) if self.head.background == "first" else classes

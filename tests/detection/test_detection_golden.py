@@ -1,0 +1,141 @@
+"""Detectors against float64 outputs of public implementations, stored in `tests/data/golden_detection` (the rule of the
+weights is in `tests/models/golden.py`): what the network puts out, and detections where the peer decodes them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from models import golden
+from torch import Tensor
+
+import cvops
+from cvops.models import load_weights
+from cvops.models.detection import flatten_map
+from cvops.models.detector import Detector
+
+FOLDER = golden.DATA / "golden_detection"
+Outputs = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Case:
+    """`outputs` brings what our network makes of pixels to the stored names and layout. `variants` are settings for the
+    file's variants."""
+
+    model: str
+    outputs: Callable[[Detector, Tensor], Outputs]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    first_label: int = 0  # the peer's number of our label 0
+
+
+def synth_boxes(seed: int, count: int, height: int, width: int) -> Tensor:
+    """Boxes [count, 4] inside the image that the files' region heads were given."""
+    u = golden.generator(f"{seed}:boxes:{count}").uniform(0, 1, (count, 4))
+    w, h = (0.08 + 0.5 * u[:, 2]) * width, (0.08 + 0.5 * u[:, 3]) * height
+    x, y = u[:, 0] * (width - w), u[:, 1] * (height - h)
+    return torch.from_numpy(np.stack([x, y, x + w, y + h], 1))
+
+
+def dense_outputs(model: Detector, pixels: Tensor) -> Outputs:
+    """Of RetinaNet and FCOS in torchvision's names."""
+    maps = model.backbone.features(pixels)
+    raw = model.network(pixels)
+    outputs = {f"feature.{i}": m for i, m in enumerate(model.neck([maps[i] for i in model.levels]))}
+    rows = {"cls_logits": (raw.classes, model.config.num_classes), "bbox_regression": (raw.codes, 4)}
+    if raw.quality is not None:
+        rows["bbox_ctrness"] = (raw.quality, 1)
+    for name, (levels, values) in rows.items():
+        outputs |= {f"{name}.{i}": flatten_map(m, values) for i, m in enumerate(levels)}
+    return outputs
+
+
+def region_outputs(model: Detector, pixels: Tensor) -> Outputs:
+    """Of Faster R-CNN in torchvision's names; its class 0 is the background."""
+    raw = model.network(pixels)
+    boxes = synth_boxes(0, 24, *pixels.shape[2:])
+    rois = torch.cat([boxes.new_zeros(24, 1), boxes], 1)
+    outputs = {"roi.pooled": model.pool(raw.maps, rois)}
+    # The codes of the background, which the head leaves out, are stored too.
+    hook = model.head.boxes.register_forward_hook(lambda _, given, out: outputs.update({"roi.bbox_deltas": out}))
+    outputs["roi.class_logits"] = model.regions(raw, rois).classes
+    hook.remove()
+    for i, m in enumerate(raw.maps):
+        outputs |= {
+            f"feature.{i}": m,
+            f"rpn.objectness.{i}": raw.rpn.classes[i],
+            f"rpn.bbox_deltas.{i}": raw.rpn.codes[i],
+        }
+    return outputs
+
+
+CASES = {
+    "Faster_R-CNN_R50-FPN": Case(
+        "fasterrcnn_resnet50_fpn",
+        region_outputs,
+        {"norm": "batch"},
+        {"frozen_bn_eps0": {"norm": "frozen", "norm_eps": 0.0}},
+        first_label=1,
+    ),
+    "RetinaNet_R50-FPN": Case(
+        "retinanet_resnet50_fpn",
+        dense_outputs,
+        {"norm": "batch"},
+        {"frozen_bn_eps0": {"norm": "frozen", "norm_eps": 0.0}},
+    ),
+    "FCOS_R50-FPN": Case(
+        "fcos_resnet50_fpn", dense_outputs, {"norm": "batch"}, {"frozen_bn": {"norm": "frozen", "norm_eps": 1e-5}}
+    ),
+}
+
+
+def build(case: Case, stored: dict[str, Any], variant: str | None = None, **settings: Any) -> Detector:
+    settings = {**case.settings, **(case.variants[variant] if variant else {}), **settings}
+    model = cvops.create_model(case.model, **settings).double().eval()
+    state = golden.synth_state(stored["manifest"], stored["seed"], stored["gain"])
+    assert load_weights(model, state).complete
+    return model
+
+
+def test_every_stored_case_is_used() -> None:
+    assert {path.name.removesuffix(".json.gz") for path in FOLDER.iterdir()} == set(CASES)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_outputs_equal_the_stored_ones(name: str) -> None:
+    stored, case = golden.load_case(name, FOLDER), CASES[name]
+    assert set(stored.get("variants", ())) == set(case.variants)
+    pixels = golden.synth_input(stored["seed"], stored["input_shape"])
+    for variant in (None, *case.variants):
+        records = (stored["variants"][variant] if variant else stored)["outputs"]
+        with torch.inference_mode():
+            outputs = case.outputs(build(case, stored, variant), pixels)
+        assert set(outputs) == set(records)
+        for key, record in records.items():
+            golden.check(record, outputs[key], stored["seed"])
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in CASES if "boxes" in golden.load_case(name, FOLDER).get("detections", ())]
+)
+def test_detections_equal_the_stored_ones(name: str) -> None:
+    stored, case = golden.load_case(name, FOLDER), CASES[name]
+    wanted = stored["detections"]
+    assert wanted["image"] == "synth_image"
+    image = (golden.synth_input(stored["seed"], stored["input_shape"])[0] + 1) / 2
+    thresholds = {
+        "score_threshold": wanted["score_thresh"],
+        "iou_threshold": wanted["nms_thresh"],
+        "max_detections": wanted["detections_per_img"],
+    }
+    model = build(case, stored, **thresholds)
+    transform = replace(model.config.transform, resize="none")
+    model.config = replace(model.config, transform=transform)
+    with torch.inference_mode():
+        [found] = model([image])
+    assert (found["labels"] + case.first_label).tolist() == wanted["labels"]
+    torch.testing.assert_close(found["scores"], torch.tensor(wanted["scores"]).double(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(found["boxes"], torch.tensor(wanted["boxes"]).double(), rtol=0, atol=1e-4)

@@ -1,0 +1,145 @@
+"""What every detector has to do besides being right: the call contract, batches of unequal images, images without
+objects, errors that name what is wrong, another number of classes, export."""
+
+import functools
+from dataclasses import replace
+
+import pytest
+import torch
+
+import cvops
+from cvops.models.detector import Detector
+
+INFOS = [cvops.model_info(name) for name in cvops.list_models(task="detection")]
+# The smallest model of each family.
+NAMES = [
+    min((info for info in INFOS if info.family == family), key=lambda info: info.parameters).name
+    for family in dict.fromkeys(info.family for info in INFOS)
+]
+
+
+@functools.lru_cache(maxsize=1)
+def build(name: str) -> Detector:
+    """With 4 classes, for images of about 100 pixels where the input size is free."""
+    torch.manual_seed(0)
+    transform = cvops.model_info(name).config.transform
+    if transform.resize == "shortest":
+        transform = replace(transform, size=(96, 160))
+    return cvops.create_model(name, num_classes=4, transform=transform)
+
+
+IMAGES = [torch.rand(3, 96, 128), torch.rand(3, 80, 70)]
+TARGETS = [
+    {"boxes": torch.tensor([[8.0, 8, 60, 70], [50, 20, 120, 90]]), "labels": torch.tensor([0, 3])},
+    {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)},
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_losses_and_detections(name: str) -> None:
+    model = build(name)
+    losses = model.train()(IMAGES, TARGETS)
+    assert all(loss.ndim == 0 and loss.isfinite() for loss in losses.values())
+    sum(losses.values()).backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    model.zero_grad(set_to_none=True)
+    model.eval()
+    with torch.no_grad():
+        both, results = model(IMAGES, TARGETS)
+        alone = model(IMAGES)
+    assert both.keys() == losses.keys()
+    assert len(results) == len(IMAGES)
+    for image, result, again in zip(IMAGES, results, alone, strict=True):
+        assert {key: value.dtype for key, value in result.items() if key != "masks"} == {
+            "boxes": torch.float32,
+            "scores": torch.float32,
+            "labels": torch.int64,
+        }
+        for key in ("boxes", "scores", "labels"):
+            assert torch.equal(result[key], again[key])
+        boxes = result["boxes"]
+        assert (boxes >= -1e-3).all()
+        assert (boxes <= torch.tensor([image.shape[2], image.shape[1]] * 2) + 1e-3).all()
+        assert (result["scores"].diff() <= 0).all()
+        assert ((result["labels"] >= 0) & (result["labels"] < 4)).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_batch_without_objects_has_finite_losses(name: str) -> None:
+    losses = build(name).train()(IMAGES, [TARGETS[1], TARGETS[1]])
+    total = sum(losses.values())
+    assert total.isfinite()
+    total.backward()
+    build(name).zero_grad(set_to_none=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"boxes": torch.tensor([[8.0, 8, 60, 70], [50, 20, 50, 90]])}, r"targets\[0\]\['boxes'\]\[1\] must be finite"),
+        (
+            {"boxes": torch.tensor([[8.0, 8, 60, torch.nan], [0, 0, 1, 1]])},
+            r"targets\[0\]\['boxes'\]\[0\] must be finite",
+        ),
+        ({"boxes": torch.zeros(2, 5)}, r"targets\[0\]\['boxes'\] must be \[M, 4\], got \[2, 5\]"),
+        ({"labels": torch.tensor([0, 4])}, r"targets\[0\]\['labels'\] must be in 0..3, got 0..4"),
+        ({"labels": torch.tensor([0])}, r"targets\[0\]\['labels'\] must be \[2\] integers"),
+        ({"labels": torch.tensor([0.0, 1.0])}, r"targets\[0\]\['labels'\] must be \[2\] integers"),
+    ],
+)
+def test_wrong_targets_are_named(change: dict[str, torch.Tensor], message: str) -> None:
+    model = build(NAMES[0])
+    with pytest.raises(ValueError, match=message):
+        model.train()(IMAGES, [{**TARGETS[0], **change}, TARGETS[1]])
+
+
+def test_wrong_images_are_named() -> None:
+    model = build(NAMES[0]).eval()
+    with pytest.raises(ValueError, match=r"images\[1\] must be \[C, H, W\], got \[1, 3, 8, 8\]"):
+        model([IMAGES[0], torch.zeros(1, 3, 8, 8)])
+    with pytest.raises(ValueError, match=r"images\[0\] must be floating"):
+        model([torch.zeros(3, 8, 8, dtype=torch.uint8)])
+    with pytest.raises(ValueError, match="at least one image"):
+        model([])
+    with pytest.raises(ValueError, match="targets must be one for each of the 2 images, got 1"):
+        model(IMAGES, TARGETS[:1])
+    with pytest.raises(ValueError, match="targets are needed in train mode"):
+        model.train()(IMAGES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_another_number_of_classes_starts_the_class_layers_afresh(name: str) -> None:
+    model = build(name)
+    with torch.device("meta"):
+        other = cvops.create_model(name, num_classes=7)
+    other = other.to_empty(device="cpu")
+    report = cvops.models.load_weights(other, model.state_dict())
+    assert {line.split(":")[0] for line in report.fresh} == set(model.class_keys)
+    assert report.complete
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_export_gives_the_same_detections_at_another_size(name: str) -> None:
+    model = build(name).eval()
+    divisor = model.config.transform.divisor
+    fixed = model.config.transform.resize in ("stretch", "letterbox")
+    first = torch.rand(2, 3, *(model.config.transform.size if fixed else (128, 160)))
+    shapes = {0: torch.export.Dim("batch", min=1, max=8)}
+    if not fixed:
+        height, width = (divisor * torch.export.Dim(axis, min=2, max=64) for axis in ("height", "width"))
+        shapes |= {2: height, 3: width}
+
+    class Detect(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return tuple(self.model.detect(pixels))
+
+    program = torch.export.export(Detect(), (first,), dynamic_shapes=(shapes,)).module()
+    others = [first] if fixed else [first, torch.rand(1, 3, 96, 192)]
+    for pixels in others:
+        with torch.no_grad():
+            for got, want in zip(program(pixels), model.detect(pixels), strict=True):
+                torch.testing.assert_close(got, want)
