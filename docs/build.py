@@ -1,14 +1,19 @@
-"""Writes docs/ops.md from the docstrings of the public ops and docs/zoo.md from the registry of models:
-`python docs/build.py`. Tests keep pages and code equal."""
+"""Writes docs/ops.md from the docstrings of the public ops, docs/zoo.md and docs/zoo.png from the registry of models:
+`python docs/build.py`. A test keeps pages and code equal, and another tells when the picture is older than its data."""
 
 import inspect
+import json
+import math
 import pkgutil
 import re
 import sys
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import cvops
 from cvops import ops
+from cvops.models import Accuracy, ModelInfo
 
 FOLDER = Path(__file__).parent
 OPS_HEAD = """# Ops
@@ -32,6 +37,15 @@ Every registered model, made from the registry by `docs/build.py`. Build one wit
 Outputs equal the peers' with the peers' weights: `tests/models/test_parity.py` copies random weights of torchvision,
 timm, pretrainedmodels and efficientnet-pytorch in, at an even and an odd input size; `tests/models/test_golden.py`
 compares with stored numbers.
+
+![ImageNet top-1 accuracy against multiply-adds; the area of a marker is the number of parameters](zoo.png)
+
+Multiply-adds are those of convolutions and matrix products for one image of the published size, as
+`cvops.models.count_macs(model, size)` counts them; normalisation, activations and pooling are left out. Accuracies are
+top-1 on the validation set of ImageNet-1k, one network, one crop, in per cent, as their publisher states them: nothing
+here was measured again, and what nobody published is left out. They tell as much about the training recipe as about the
+network: the authors' 77.6 and timm's 81.3 for SE-ResNet-50 differ by recipe, image size and the place of the strides.
+Of such twins the picture shows the authors'.
 """
 
 
@@ -80,8 +94,8 @@ def build_zoo() -> str:
     for family in dict.fromkeys(info.family for info in infos):
         members = [info for info in infos if info.family == family]
         rows = [
-            "| model | parameters | input | checkpoints of | package with trained weights |",
-            "|---|---|---|---|---|",
+            "| model | parameters | multiply-adds | input | top-1 | checkpoints of | package with trained weights |",
+            "|---|---:|---:|---|---|---|---|",
         ]
         for info in members:
             whose = ", ".join(
@@ -91,9 +105,173 @@ def build_zoo() -> str:
             )
             package = f"`{info.weights_package}`" if info.weights_package else ""
             size = info.preprocess.size
-            rows.append(f"| `{info.name}` | {info.parameters:,} | {size} x {size} | {whose} | {package} |")
+            rows.append(
+                f"| `{info.name}` | {info.parameters:,} | {gigamacs(info.macs)} | {size} x {size} "
+                f"| {accuracy(info.accuracy)} | {whose} | {package} |"
+            )
         parts.append(f"## {family}\n\n{members[0].paper}\n\n" + "\n".join(rows) + "\n")
     return "\n".join(parts)
+
+
+def gigamacs(macs: int | None) -> str:
+    return f"{macs / 1e9:.3f} G" if macs is not None else ""
+
+
+def accuracy(published: Accuracy | None) -> str:
+    """The figure, linked to where it is published."""
+    if published is None:
+        return ""
+    figure, source = str(published).split(" ", 1)
+    return f"{figure} [{source}]({published.url})"
+
+
+# --- the picture ------------------------------------------------------------------------------------------------------
+
+COLOURS = {
+    "MobileNetV2": "#0b9e8e",
+    "EfficientNet-Lite": "#7fb31f",
+    "EfficientNet": "#1f77c9",
+    "ResNet": "#5b6470",
+    "ResNeXt": "#b0762a",
+    "SENet": "#d1495b",
+    "Xception": "#8b5fbf",
+    "Inception-ResNet": "#c94f9d",
+    "NASNet": "#e08a1e",
+    "AmoebaNet": "#8c2d19",
+}
+# What is left of a name where the colour tells the family.
+LABELS = (
+    (r"efficientnet_b(\d)", r"B\1"),
+    (r"efficientnet_lite(\d)", r"Lite\1"),
+    (r"mobilenetv2_(\d)(\d\d)(d?)", r"\1.\2\3"),
+    (r"resnet(\d+)", r"\1"),
+    (r"resnext(\d+)_(\w+)", r"\1 \2"),
+    (r"seresnet(\d+)", r"SE-\1"),
+    (r"seresnext(\d+)_(\w+)", r"SE-\1 \2"),
+    (r"senet(\d+)", r"SENet-\1"),
+    (r"nasneta(large|mobile)", r"NASNet \1"),
+    (r"amoebanet_a_(\d+)_(\d+)", r"A (\1, \2)"),
+    (r"inception_resnet_v2", "Inception-ResNet-v2"),
+    (r"xception", "Xception"),
+)
+SERIES = ("MobileNetV2", "EfficientNet-Lite", "EfficientNet", "ResNet")  # one network scaled: joined by a line
+AREA = 7.0  # points^2 for a million parameters
+INK, FAINT = "#22262c", "#e3e6ea"
+
+
+def label(stem: str) -> str:
+    for pattern, text in LABELS:
+        if match := re.fullmatch(pattern, stem):
+            return match.expand(text)
+    return stem
+
+
+def plotted() -> list[tuple[str, ModelInfo]]:
+    """The networks of the picture with their labels: those whose accuracy was measured at the size their multiply-adds
+    are for; of twins, the one whose prefix says that it is the authors'."""
+    chosen: dict[str, ModelInfo] = {}
+    for info in map(cvops.model_info, cvops.list_models(task="classification")):
+        stem = info.name.removeprefix("tf_").removeprefix("legacy_")
+        comparable = info.accuracy is not None and info.accuracy.size is None and info.macs is not None
+        if comparable and (stem not in chosen or info.name != stem):
+            chosen[stem] = info
+    order = list(COLOURS)
+    found = sorted(chosen.items(), key=lambda item: (order.index(item[1].family), item[1].macs or 0))
+    return [(label(stem), info) for stem, info in found]
+
+
+def picture_data() -> str:
+    """What the picture shows, as text; it is kept inside the picture's file."""
+    return json.dumps([[info.name, info.parameters, info.macs, info.accuracy.top1] for _, info in plotted()])  # type: ignore[union-attr]
+
+
+def draw(path: Path) -> None:
+    """Accuracy against multiply-adds."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 8.4), dpi=140, facecolor="white")
+    axes: Any = figure.add_axes((0.062, 0.085, 0.918, 0.795))
+    axes.set_xscale("log")
+    axes.set(xlim=(0.045, 160), ylim=(59.2, 87.0))
+    points = []
+    for family, group in groupby(plotted(), key=lambda item: item[1].family):
+        members = [(text, info.macs / 1e9, info.accuracy.top1, info.parameters / 1e6) for text, info in group]  # type: ignore[union-attr,operator]
+        _, x, y, size = zip(*members, strict=True)
+        if family in SERIES:
+            axes.plot(x, y, color=COLOURS[family], linewidth=1.1, alpha=0.55, zorder=2)
+        axes.scatter(x, y, [AREA * s for s in size], COLOURS[family], alpha=0.30, linewidths=0, zorder=3)
+        axes.scatter(x, y, 13, COLOURS[family], linewidths=0, zorder=4)
+        points += [(text, COLOURS[family], *place) for text, *place in members]
+    decorate(figure, axes)
+    place_labels(axes, FigureCanvasAgg(figure).get_renderer(), points)
+    figure.savefig(path, metadata={"Description": picture_data(), "Software": None})
+
+
+def decorate(figure: Any, axes: Any) -> None:
+    """Title, ticks, and the two keys: colour and area."""
+    figure.text(0.062, 0.945, "Accuracy against multiply-adds", fontsize=19, weight="bold", color=INK)
+    figure.text(
+        0.062,
+        0.905,
+        "The networks of the zoo on ImageNet-1k: top-1 accuracy as published, one crop, and what one image costs",
+        color=INK,
+        fontsize=12,
+    )
+    axes.set_xlabel("multiply-adds (billions)", fontsize=12, color=INK)
+    axes.set_ylabel("top-1 accuracy (%)", fontsize=12, color=INK)
+    ticks = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], color=INK)
+    axes.set_xticks([], minor=True)
+    axes.grid(color=FAINT, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0, labelsize=11, labelcolor=INK)
+    for side in ("top", "right", "left", "bottom"):
+        axes.spines[side].set_visible(False)
+    for i, (family, colour) in enumerate(COLOURS.items()):
+        row = 72.4 - 1.15 * i
+        axes.scatter([19], [row], 75, colour, linewidths=0)
+        axes.text(22, row, family, fontsize=12, va="center", color=INK)
+    axes.text(4.5, 72.4, "million parameters", fontsize=12, va="center", color=INK)
+    row, height = 71.2, 27.8 / 0.795 / (8.4 * 72)  # of a point in per cent of accuracy
+    for million in (5, 25, 100, 400):
+        radius = (AREA * million / math.pi) ** 0.5 * height
+        row -= radius + 0.35
+        axes.scatter([6], [row], AREA * million, INK, alpha=0.2, linewidths=0)
+        axes.text(8.3, row, str(million), fontsize=12, va="center", color=INK)
+        row -= radius
+
+
+def place_labels(axes: Any, renderer: Any, points: list[tuple[str, str, float, float, float]]) -> None:
+    """Each label beside its marker, in that of sixteen places where it covers least of markers and labels."""
+    from matplotlib.patheffects import withStroke
+    from matplotlib.transforms import Bbox
+
+    pixel = renderer.dpi / 72
+    centres = [axes.transData.transform((x, y)) for _, _, x, y, _ in points]
+    dots = [Bbox.from_bounds(x - 3.2 * pixel, y - 3.2 * pixel, 6.4 * pixel, 6.4 * pixel) for x, y in centres]
+    placed: list[Any] = []
+    for (text, colour, _, _, million), (x, y) in sorted(zip(points, centres, strict=True), key=lambda item: item[0][4]):
+        drawn = axes.text(0, 0, text, fontsize=10.5, color=colour, weight="bold", transform=None, zorder=5)
+        drawn.set_path_effects([withStroke(linewidth=2.2, foreground="white", alpha=0.75)])
+        box = drawn.get_window_extent(renderer)
+        choices = []
+        for gap in (5, 2 + (AREA * million / math.pi) ** 0.5):
+            for dx, dy in ((1, 0), (-1, 0), (0, 1), (0, -1), (0.8, 0.8), (-0.8, 0.8), (0.8, -0.8), (-0.8, -0.8)):
+                left = x + dx * (gap * pixel) + (dx - 1) / 2 * box.width
+                low = y + dy * (gap * pixel) + (dy - 1) / 2 * box.height
+                spot = Bbox.from_bounds(left, low, box.width, box.height)
+                outside = box.width * box.height - overlap(spot, axes.bbox)
+                covered = sum(overlap(spot, other) for other in (*dots, *placed, *placed))
+                choices.append((covered + 2 * outside, len(choices), spot))
+        spot = min(choices)[2]
+        placed.append(spot)
+        drawn.set_position((spot.x0, spot.y0 - box.y0))
+
+
+def overlap(a: Any, b: Any) -> float:
+    width, height = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
+    return max(width, 0) * max(height, 0)
 
 
 PAGES = {"ops.md": build_ops, "zoo.md": build_zoo}
@@ -102,3 +280,5 @@ if __name__ == "__main__":
     for page, build in PAGES.items():
         (FOLDER / page).write_text(build())
         print(f"{page} written for cvops {cvops.__version__}")
+    draw(FOLDER / "zoo.png")
+    print("zoo.png drawn")

@@ -13,7 +13,8 @@ from cvops.models import retinanet as retinanet
 from cvops.models import senet as senet
 from cvops.models import xception as xception
 from cvops.models.classifier import ImageClassifier
-from cvops.models.config import ModelConfig, Paper, Preprocess
+from cvops.models.config import Accuracy, ModelConfig, Paper, Preprocess
+from cvops.models.macs import count_macs
 from cvops.models.model import Backbone, FeatureInfo, Model
 from cvops.models.registry import (
     Family,
@@ -31,6 +32,7 @@ from cvops.models.registry import (
 from cvops.models.weights import KeyMap, PackagedWeights, WeightsError, WeightsReport, load_weights, read_checkpoint
 
 __all__ = [
+    "Accuracy",
     "Backbone",
     "Family",
     "FeatureInfo",
@@ -46,6 +48,7 @@ __all__ = [
     "Variant",
     "WeightsError",
     "WeightsReport",
+    "count_macs",
     "create_backbone",
     "create_model",
     "find_weights",

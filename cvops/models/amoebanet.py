@@ -9,7 +9,7 @@ from torch import nn
 
 from cvops.models.backbone.cell_net import CellNet, cells_of
 from cvops.models.classifier import ImageClassifier
-from cvops.models.config import INCEPTION_MEAN, INCEPTION_STD, ModelConfig, Paper, Preprocess
+from cvops.models.config import INCEPTION_MEAN, INCEPTION_STD, Accuracy, ModelConfig, Paper, Preprocess
 from cvops.models.head import ClassificationHead
 from cvops.models.registry import Family, Variant, register
 from cvops.models.weights import KeyMap
@@ -113,14 +113,32 @@ def _inception_input(size: int) -> Preprocess:
 
 _GPIPE = AmoebaNetConfig(cell="D", filters=208, torchgpipe=True, padding="symmetric", norm_eps=1e-5)
 VARIANTS = {
-    "amoebanet_a_4_50": Variant(AmoebaNetConfig(repeats=4, filters=50), _inception_input(224), 5_086_898),
-    "amoebanet_a_6_190": Variant(AmoebaNetConfig(), _inception_input(331), 86_718_765),
+    "amoebanet_a_4_50": Variant(
+        AmoebaNetConfig(repeats=4, filters=50), _inception_input(224), 5_086_898, macs=554_586_852
+    ),
+    "amoebanet_a_6_190": Variant(
+        AmoebaNetConfig(),
+        _inception_input(331),
+        86_718_765,
+        macs=23_133_443_059,
+        accuracy=Accuracy(82.8, "paper, table 2", PAPER.url),
+    ),
     # Its published multiply-adds are those of 299 pixels.
-    "amoebanet_a_6_448": Variant(AmoebaNetConfig(filters=448), _inception_input(299), 468_151_184),
-    "amoebanet_d_18_208": Variant(_GPIPE, Preprocess(size=224, resize=256), 81_505_540),
-    "amoebanet_d_18_256": Variant(replace(_GPIPE, filters=256), Preprocess(size=224, resize=256), 122_470_120),
+    "amoebanet_a_6_448": Variant(
+        AmoebaNetConfig(filters=448),
+        _inception_input(299),
+        468_151_184,
+        macs=103_887_693_968,
+        accuracy=Accuracy(83.9, "paper, table 2", PAPER.url),
+    ),
+    "amoebanet_d_18_208": Variant(_GPIPE, Preprocess(size=224, resize=256), 81_505_540, macs=10_018_557_952),
+    "amoebanet_d_18_256": Variant(
+        replace(_GPIPE, filters=256), Preprocess(size=224, resize=256), 122_470_120, macs=15_170_093_056
+    ),
     # As the reference code builds it.
-    "tf_amoebanet_d_18_256": Variant(AmoebaNetConfig(cell="D", filters=256), _inception_input(299), 121_911_016),
+    "tf_amoebanet_d_18_256": Variant(
+        AmoebaNetConfig(cell="D", filters=256), _inception_input(299), 121_911_016, macs=26_964_901_216
+    ),
 }
 
 # --- assembly ---------------------------------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
-"""What describes a model before it is built: its settings, the preprocessing its weights expect, its paper. Plain
+"""What describes a model before it is built: its settings, the preprocessing its weights expect, its paper and how well
+it was published to classify. Plain
 frozen data; the registry of names is in `registry.py`, the networks are in the family files."""
 
 import dataclasses
@@ -45,6 +46,34 @@ class Preprocess:
     def crop(self) -> float:
         """Share of the resized short side that the crop keeps, e.g. 0.875 for 224 of 256."""
         return self.size / self.resize
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """A published top-1 accuracy on the 50,000 validation images of ImageNet-1k, in per cent, of one network and one
+    crop of the variant's size (of `size` pixels where that differs). `source` says who published it, for which weights
+    if there are several, `url` where."""
+
+    top1: float
+    source: str
+    url: str
+    size: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.top1:.1f} {self.source}" + (f" at {self.size} px" if self.size is not None else "")
+
+
+def by_torchvision(top1: float) -> Accuracy:
+    """What torchvision publishes for the first weights it released of a network: its `weights.meta`, and this page."""
+    url = "https://docs.pytorch.org/vision/stable/models.html#table-of-all-available-classification-weights"
+    return Accuracy(top1, "torchvision IMAGENET1K_V1", url)
+
+
+def by_timm(top1: float, tag: str, size: int | None = None) -> Accuracy:
+    """What timm measured for its weights "<name>.<tag>", at one revision of its table of results."""
+    revision = "0173a139a2c66db3a41ebfe1d8ac4fb02483642e"
+    url = f"https://github.com/huggingface/pytorch-image-models/blob/{revision}/results/results-imagenet.csv"
+    return Accuracy(top1, f"timm {tag}", url, size)
 
 
 @dataclass(frozen=True)

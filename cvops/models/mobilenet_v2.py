@@ -10,7 +10,7 @@ from torch import nn
 
 from cvops.models.backbone.inverted_residual import InvertedResidualNet, Stage, blocks_of, timm_modules
 from cvops.models.classifier import ImageClassifier
-from cvops.models.config import ModelConfig, Paper, Preprocess
+from cvops.models.config import Accuracy, ModelConfig, Paper, Preprocess, by_timm, by_torchvision
 from cvops.models.head import ClassificationHead
 from cvops.models.registry import Family, Variant, register
 from cvops.models.weights import KeyMap, PackagedWeights
@@ -63,16 +63,60 @@ _TORCHVISION_WEIGHTS = PackagedWeights(
     sha256="b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889",
 )
 
+_SLIM = "https://github.com/tensorflow/models/blob/master/research/slim/nets/mobilenet/README.md"
+
 VARIANTS = {
-    "mobilenetv2_035": Variant(MobileNetV2Config(width=0.35), _TIMM_INPUT, 1_677_128),
-    "mobilenetv2_050": Variant(MobileNetV2Config(width=0.5), _TIMM_INPUT, 1_968_680),
-    "mobilenetv2_075": Variant(MobileNetV2Config(width=0.75), _TIMM_INPUT, 2_636_424),
-    "mobilenetv2_100": Variant(
-        MobileNetV2Config(), _TORCHVISION_INPUT, 3_504_872, aliases=("mobilenet_v2",), packaged=_TORCHVISION_WEIGHTS
+    "mobilenetv2_035": Variant(
+        MobileNetV2Config(width=0.35),
+        _TIMM_INPUT,
+        1_677_128,
+        macs=59_285_808,
+        accuracy=Accuracy(60.3, "TF-Slim", _SLIM),
     ),
-    "mobilenetv2_110d": Variant(MobileNetV2Config(width=1.1, depth=1.2, scale_ends=False), _TIMM_INPUT, 4_516_520),
-    "mobilenetv2_120d": Variant(MobileNetV2Config(width=1.2, depth=1.4, scale_ends=False), _TIMM_INPUT, 5_831_144),
-    "mobilenetv2_140": Variant(MobileNetV2Config(width=1.4), _TIMM_INPUT, 6_108_776),
+    "mobilenetv2_050": Variant(
+        MobileNetV2Config(width=0.5),
+        _TIMM_INPUT,
+        1_968_680,
+        macs=97_131_840,
+        accuracy=by_timm(65.950, "lamb_in1k"),
+    ),
+    "mobilenetv2_075": Variant(
+        MobileNetV2Config(width=0.75),
+        _TIMM_INPUT,
+        2_636_424,
+        macs=209_069_792,
+        accuracy=Accuracy(69.8, "TF-Slim", _SLIM),
+    ),
+    "mobilenetv2_100": Variant(
+        MobileNetV2Config(),
+        _TORCHVISION_INPUT,
+        3_504_872,
+        aliases=("mobilenet_v2",),
+        packaged=_TORCHVISION_WEIGHTS,
+        macs=300_774_272,
+        accuracy=by_torchvision(71.878),
+    ),
+    "mobilenetv2_110d": Variant(
+        MobileNetV2Config(width=1.1, depth=1.2, scale_ends=False),
+        _TIMM_INPUT,
+        4_516_520,
+        macs=430_516_080,
+        accuracy=by_timm(75.056, "ra_in1k"),
+    ),
+    "mobilenetv2_120d": Variant(
+        MobileNetV2Config(width=1.2, depth=1.4, scale_ends=False),
+        _TIMM_INPUT,
+        5_831_144,
+        macs=668_857_568,
+        accuracy=by_timm(77.302, "ra_in1k"),
+    ),
+    "mobilenetv2_140": Variant(
+        MobileNetV2Config(width=1.4),
+        _TIMM_INPUT,
+        6_108_776,
+        macs=582_195_824,
+        accuracy=by_timm(76.520, "ra_in1k"),
+    ),
 }
 
 # --- assembly ---------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from torch import nn
 
 from cvops.models.backbone.cell_net import CellNet, cells_of
 from cvops.models.classifier import ImageClassifier
-from cvops.models.config import INCEPTION_MEAN, INCEPTION_STD, ModelConfig, Paper, Preprocess
+from cvops.models.config import INCEPTION_MEAN, INCEPTION_STD, Accuracy, ModelConfig, Paper, Preprocess
 from cvops.models.head import ClassificationHead
 from cvops.models.registry import Family, Variant, register
 from cvops.models.weights import KeyMap
@@ -77,18 +77,24 @@ REDUCTION = CellSpec(
     concat=(3, 4, 5, 6),
 )
 
+_SLIM = "https://github.com/tensorflow/models/blob/master/research/slim/README.md"
+
 VARIANTS = {
     "nasnetalarge": Variant(
         NASNetConfig(),
         Preprocess(size=331, resize=364, mean=INCEPTION_MEAN, std=INCEPTION_STD),
         88_753_150,
         aliases=("nasnet_large",),
+        macs=23_783_414_658,
+        accuracy=Accuracy(82.7, "TF-Slim", _SLIM),
     ),
     "nasnetamobile": Variant(
         NASNetConfig(penultimate=1056, repeats=4, stem_channels=32, skip_reduction=False),
         Preprocess(size=224, resize=256, mean=INCEPTION_MEAN, std=INCEPTION_STD),
         5_289_978,
         aliases=("nasnet_mobile",),
+        macs=563_638_816,
+        accuracy=Accuracy(74.0, "TF-Slim", _SLIM),
     ),
 }
 

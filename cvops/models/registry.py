@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from cvops.models.classifier import ImageClassifier
-from cvops.models.config import ModelConfig, Paper, Preprocess, did_you_mean, override
+from cvops.models.config import Accuracy, ModelConfig, Paper, Preprocess, did_you_mean, override
 from cvops.models.detection import ImageTransform
 from cvops.models.model import Backbone, Model
 from cvops.models.weights import KeyMap, PackagedWeights, WeightsError, apply_weights, read_checkpoint, recognise
@@ -21,13 +21,16 @@ from cvops.models.weights import KeyMap, PackagedWeights, WeightsError, apply_we
 @dataclass(frozen=True)
 class Variant:
     """One registered model: its settings, the preprocessing its published weights expect, its number of parameters
-    (as built with these settings), other names it answers to, and a package that carries its weights."""
+    (as built with these settings), other names it answers to, a package that carries its weights, its multiply-adds for
+    one image of `preprocess.size` (as `count_macs` counts them), and how well its published weights classify."""
 
     config: ModelConfig
     preprocess: Preprocess | ImageTransform
     parameters: int
     aliases: tuple[str, ...] = ()
     packaged: PackagedWeights | None = None
+    macs: int | None = None
+    accuracy: Accuracy | None = None
 
 
 @dataclass(frozen=True)
@@ -46,13 +49,16 @@ class Family:
 @dataclass(frozen=True)
 class ModelInfo:
     """What `model_info` tells. `checkpoints` maps each publisher whose weights load to the settings that `create_model`
-    changes for them (empty: none); `weights_package` is the package to install for trained weights, if there is one."""
+    changes for them (empty: none); `weights_package` is the package to install for trained weights, if there is one.
+    `macs` are the multiply-adds for one image of `preprocess.size`, `accuracy` is None where nobody published one."""
 
     name: str
     family: str
     task: str
     paper: Paper
     parameters: int
+    macs: int | None
+    accuracy: Accuracy | None
     config: ModelConfig
     preprocess: Preprocess | ImageTransform
     checkpoints: Mapping[str, Mapping[str, Any]]
@@ -205,12 +211,14 @@ def list_models(pattern: str | None = None, task: str | None = None) -> list[str
 
 
 def model_info(name: str) -> ModelInfo:
-    """Paper, size, preprocessing and checkpoints of a model, without building it. Raises
+    """Paper, size, accuracy, preprocessing and checkpoints of a model, without building it. Raises
     `UnknownModelError`, a `ValueError`, as `create_model`.
 
     >>> info = model_info("efficientnet_b0")
     >>> info.parameters, info.preprocess.size, list(info.checkpoints)
     (5288548, 224, ['torchvision', 'timm', 'cvops'])
+    >>> info.macs, str(info.accuracy)
+    (385814752, '77.7 torchvision IMAGENET1K_V1')
     """
     name, family, variant = _find(name)
     checkpoints: dict[str, Mapping[str, Any]] = {}
@@ -225,6 +233,8 @@ def model_info(name: str) -> ModelInfo:
         task=family.task,
         paper=family.paper,
         parameters=variant.parameters,
+        macs=variant.macs,
+        accuracy=variant.accuracy,
         config=variant.config,
         preprocess=variant.preprocess,
         checkpoints={**checkpoints, "cvops": {}},

@@ -6,7 +6,7 @@ from typing import Any
 
 from cvops.models.backbone.resnet import ResidualConfig, ResidualNet, init_residual, layer_modules
 from cvops.models.classifier import ImageClassifier
-from cvops.models.config import Paper, Preprocess
+from cvops.models.config import Paper, Preprocess, by_timm, by_torchvision
 from cvops.models.head import ClassificationHead
 from cvops.models.registry import Family, Variant, register
 from cvops.models.weights import KeyMap
@@ -41,12 +41,22 @@ _TORCHVISION_INPUT = Preprocess(size=224, resize=256, interpolation="bilinear")
 _TIMM_INPUT = Preprocess(size=224, resize=238)
 
 VARIANTS = {
-    "resnet18": Variant(TABLE[18], _TORCHVISION_INPUT, 11_689_512),
-    "resnet34": Variant(TABLE[34], _TORCHVISION_INPUT, 21_797_672),
-    "resnet50": Variant(TABLE[50], _TORCHVISION_INPUT, 25_557_032),
-    "resnet50_gn": Variant(ResNetConfig(depths=(3, 4, 6, 3), norm="group"), _TIMM_INPUT, 25_557_032),
-    "resnet101": Variant(TABLE[101], _TORCHVISION_INPUT, 44_549_160),
-    "resnet152": Variant(TABLE[152], _TORCHVISION_INPUT, 60_192_808),
+    "resnet18": Variant(TABLE[18], _TORCHVISION_INPUT, 11_689_512, macs=1_814_073_344, accuracy=by_torchvision(69.758)),
+    "resnet34": Variant(TABLE[34], _TORCHVISION_INPUT, 21_797_672, macs=3_663_761_408, accuracy=by_torchvision(73.314)),
+    "resnet50": Variant(TABLE[50], _TORCHVISION_INPUT, 25_557_032, macs=4_089_184_256, accuracy=by_torchvision(76.130)),
+    "resnet50_gn": Variant(
+        ResNetConfig(depths=(3, 4, 6, 3), norm="group"),
+        _TIMM_INPUT,
+        25_557_032,
+        macs=4_089_184_256,
+        accuracy=by_timm(81.216, "a1h_in1k", size=288),
+    ),
+    "resnet101": Variant(
+        TABLE[101], _TORCHVISION_INPUT, 44_549_160, macs=7_801_405_440, accuracy=by_torchvision(77.374)
+    ),
+    "resnet152": Variant(
+        TABLE[152], _TORCHVISION_INPUT, 60_192_808, macs=11_513_626_624, accuracy=by_torchvision(78.312)
+    ),
 }
 
 # --- assembly ---------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from typing import Any
 
 from cvops.models import resnet
 from cvops.models.backbone.resnet import ResidualConfig
-from cvops.models.config import Paper, Preprocess
+from cvops.models.config import Paper, Preprocess, by_timm, by_torchvision
 from cvops.models.registry import Family, Variant, register
 from cvops.models.weights import KeyMap
 
@@ -32,19 +32,33 @@ _R50, _R101 = resnet.TABLE[50].depths, resnet.TABLE[101].depths
 
 VARIANTS = {
     "resnext50_32x4d": Variant(
-        ResNeXtConfig(depths=_R50), Preprocess(size=224, resize=256, interpolation="bilinear"), 25_028_904
+        ResNeXtConfig(depths=_R50),
+        Preprocess(size=224, resize=256, interpolation="bilinear"),
+        25_028_904,
+        macs=4_230_479_872,
+        accuracy=by_torchvision(77.618),
     ),
-    "resnext101_32x4d": Variant(ResNeXtConfig(depths=_R101), Preprocess(size=224, resize=256), 44_177_704),
+    "resnext101_32x4d": Variant(
+        ResNeXtConfig(depths=_R101),
+        Preprocess(size=224, resize=256),
+        44_177_704,
+        macs=7_969_996_800,
+        accuracy=by_timm(80.340, "gluon_in1k"),
+    ),
     # Not in the paper: the width of the weakly supervised networks (Mahajan et al. 2018, arXiv:1805.00932).
     "resnext101_32x8d": Variant(
         ResNeXtConfig(depths=_R101, group_width=8),
         Preprocess(size=224, resize=256, interpolation="bilinear"),
         88_791_336,
+        macs=16_414_015_488,
+        accuracy=by_torchvision(79.312),
     ),
     "resnext101_64x4d": Variant(
         ResNeXtConfig(depths=_R101, groups=64),
         Preprocess(size=224, resize=232, interpolation="bilinear"),
         83_455_272,
+        macs=15_460_270_080,
+        accuracy=by_torchvision(83.246),
     ),
 }
 

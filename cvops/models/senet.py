@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cvops.models.backbone.resnet import ResidualConfig, layer_modules
-from cvops.models.config import Paper, Preprocess
+from cvops.models.config import Accuracy, Paper, Preprocess, by_timm
 from cvops.models.registry import Family, Variant, register
 from cvops.models.resnet import TABLE, build_residual
 from cvops.models.weights import KeyMap
@@ -54,17 +54,79 @@ def _caffe(config: SENetConfig) -> SENetConfig:
     return replace(config, pool="ceil", stride_first=config.groups == 1)
 
 
+def _by_authors(error: float) -> Accuracy:
+    """From the top-1 error, in per cent, of the weights that the authors released."""
+    return Accuracy(round(100 - error, 2), "authors' Caffe weights", "https://github.com/hujie-frank/SENet")
+
+
 VARIANTS = {
-    "legacy_seresnet50": Variant(_caffe(SE_RESNET[50]), _CAFFE_INPUT, 28_088_024, ("se_resnet50",)),
-    "legacy_seresnet101": Variant(_caffe(SE_RESNET[101]), _CAFFE_INPUT, 49_326_872, ("se_resnet101",)),
-    "legacy_seresnet152": Variant(_caffe(SE_RESNET[152]), _CAFFE_INPUT, 66_821_848, ("se_resnet152",)),
-    "legacy_seresnext50_32x4d": Variant(_caffe(SE_RESNEXT[50]), _CAFFE_INPUT, 27_559_896, ("se_resnext50_32x4d",)),
-    "legacy_seresnext101_32x4d": Variant(_caffe(SE_RESNEXT[101]), _CAFFE_INPUT, 48_955_416, ("se_resnext101_32x4d",)),
-    "legacy_senet154": Variant(_caffe(SENET_154), _CAFFE_INPUT, 115_088_984),
-    "seresnet50": Variant(SE_RESNET[50], Preprocess(size=224, resize=236), 28_088_024),
-    "seresnext50_32x4d": Variant(SE_RESNEXT[50], _TIMM_INPUT, 27_559_896),
-    "seresnext101_32x4d": Variant(SE_RESNEXT[101], _TIMM_INPUT, 48_955_416),
-    "senet154": Variant(SENET_154, _TIMM_INPUT, 115_088_984),
+    "legacy_seresnet50": Variant(
+        _caffe(SE_RESNET[50]),
+        _CAFFE_INPUT,
+        28_088_024,
+        aliases=("se_resnet50",),
+        macs=3_860_488_192,
+        accuracy=_by_authors(22.37),
+    ),
+    "legacy_seresnet101": Variant(
+        _caffe(SE_RESNET[101]),
+        _CAFFE_INPUT,
+        49_326_872,
+        aliases=("se_resnet101",),
+        macs=7_574_937_600,
+        accuracy=_by_authors(21.75),
+    ),
+    "legacy_seresnet152": Variant(
+        _caffe(SE_RESNET[152]),
+        _CAFFE_INPUT,
+        66_821_848,
+        aliases=("se_resnet152",),
+        macs=11_288_993_792,
+        accuracy=_by_authors(21.34),
+    ),
+    "legacy_seresnext50_32x4d": Variant(
+        _caffe(SE_RESNEXT[50]),
+        _CAFFE_INPUT,
+        27_559_896,
+        aliases=("se_resnext50_32x4d",),
+        macs=4_232_994_816,
+        accuracy=_by_authors(20.97),
+    ),
+    "legacy_seresnext101_32x4d": Variant(
+        _caffe(SE_RESNEXT[101]),
+        _CAFFE_INPUT,
+        48_955_416,
+        aliases=("se_resnext101_32x4d",),
+        macs=7_974_739_968,
+        accuracy=_by_authors(19.81),
+    ),
+    "legacy_senet154": Variant(
+        _caffe(SENET_154), _CAFFE_INPUT, 115_088_984, macs=20_688_363_520, accuracy=_by_authors(18.68)
+    ),
+    "seresnet50": Variant(
+        SE_RESNET[50],
+        Preprocess(size=224, resize=236),
+        28_088_024,
+        macs=4_091_699_200,
+        accuracy=by_timm(81.284, "ra2_in1k", size=288),
+    ),
+    "seresnext50_32x4d": Variant(
+        SE_RESNEXT[50],
+        _TIMM_INPUT,
+        27_559_896,
+        macs=4_232_994_816,
+        accuracy=by_timm(79.910, "gluon_in1k"),
+    ),
+    "seresnext101_32x4d": Variant(
+        SE_RESNEXT[101],
+        _TIMM_INPUT,
+        48_955_416,
+        macs=7_974_739_968,
+        accuracy=by_timm(80.892, "gluon_in1k"),
+    ),
+    "senet154": Variant(
+        SENET_154, _TIMM_INPUT, 115_088_984, macs=20_688_363_520, accuracy=by_timm(81.226, "gluon_in1k")
+    ),
 }
 
 # --- key map ----------------------------------------------------------------------------------------------------------

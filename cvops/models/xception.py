@@ -9,7 +9,7 @@ from torch import nn
 
 from cvops.models.backbone.xception import Flow, XceptionNet
 from cvops.models.classifier import ImageClassifier
-from cvops.models.config import INCEPTION_MEAN, INCEPTION_STD, ModelConfig, Paper, Preprocess
+from cvops.models.config import INCEPTION_MEAN, INCEPTION_STD, Accuracy, ModelConfig, Paper, Preprocess
 from cvops.models.head import ClassificationHead
 from cvops.models.registry import Family, Variant, register
 from cvops.models.weights import KeyMap
@@ -57,6 +57,8 @@ VARIANTS = {
         Preprocess(size=299, resize=333, mean=INCEPTION_MEAN, std=INCEPTION_STD),
         22_855_952,
         aliases=("legacy_xception",),
+        macs=8_357_403_496,
+        accuracy=Accuracy(79.0, "Keras", "https://keras.io/api/applications/"),
     ),
 }
 

