@@ -9,6 +9,7 @@ from cvops.models import resnet as resnet
 from cvops.models import resnext as resnext
 from cvops.models import senet as senet
 from cvops.models import xception as xception
+from cvops.models.checkpoint import load_model, save_model
 from cvops.models.classifier import ImageClassifier
 from cvops.models.config import ModelConfig, Paper, Preprocess
 from cvops.models.model import Backbone, FeatureInfo, Model
@@ -44,8 +45,10 @@ __all__ = [
     "create_model",
     "find_weights",
     "list_models",
+    "load_model",
     "load_weights",
     "model_info",
     "read_checkpoint",
     "register",
+    "save_model",
 ]
