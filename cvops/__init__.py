@@ -16,8 +16,21 @@ except PackageNotFoundError:  # run from a source folder that was built but not 
 
 _library.load()
 
-from cvops import models, nn, ops, patch  # noqa: E402
-from cvops.models import create_model, list_models, model_info  # noqa: E402
+from cvops import models, nn, onnx, ops, patch  # noqa: E402
+from cvops.models import create_model, list_models, load_model, model_info, save_model  # noqa: E402
 from cvops.rewrite import accelerate  # noqa: E402
 
-__all__ = ["__version__", "accelerate", "create_model", "list_models", "model_info", "models", "nn", "ops", "patch"]
+__all__ = [
+    "__version__",
+    "accelerate",
+    "create_model",
+    "list_models",
+    "load_model",
+    "model_info",
+    "models",
+    "nn",
+    "onnx",
+    "ops",
+    "patch",
+    "save_model",
+]

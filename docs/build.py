@@ -30,6 +30,10 @@ Every registered model, made from the registry by `docs/build.py`. Build one wit
   below, recognises whose they are, maps every key, adapts classifier and first convolution, and reports what it did
   (`model.weights_report`). An entry without a place is an error unless `strict=False`.
 - `model(images)` gives logits `[N, num_classes]`; `model.features(images)` the maps of `model.feature_info`.
+- `cvops.save_model(model, "file.safetensors")` keeps weights, name and settings in one file, and
+  `cvops.load_model("file.safetensors")` builds the model again.
+- `cvops.onnx.export(model, (images,), "file.onnx")` writes standard ONNX operators only; `dynamic_shapes` leaves sizes
+  free.
 - `cvops.nn.fuse(model)` returns a copy for inference: batch norm folded, activations fused into the depthwise op.
 - Settings in brackets are what a publisher's checkpoints need and their keys do not show; `create_model` applies them.
 - `tf_` names pad as TensorFlow does (`'same'`, batch-norm epsilon 1e-3); the others as torchvision does.
@@ -104,9 +108,8 @@ def build_zoo() -> str:
                 if publisher != "cvops"
             )
             package = f"`{info.weights_package}`" if info.weights_package else ""
-            size = info.preprocess.size
             rows.append(
-                f"| `{info.name}` | {info.parameters:,} | {gigamacs(info.macs)} | {size} x {size} "
+                f"| `{info.name}` | {info.parameters:,} | {gigamacs(info.macs)} | {info.preprocess} "
                 f"| {accuracy(info.accuracy)} | {whose} | {package} |"
             )
         parts.append(f"## {family}\n\n{members[0].paper}\n\n" + "\n".join(rows) + "\n")

@@ -15,6 +15,7 @@ from rich.table import Table
 from cvops.cli.errors import UserError
 from cvops.data import imagenet_classes, load_image, preprocess
 from cvops.models import Model, Preprocess, create_model, find_weights, model_info
+from cvops.models.weights import read_saved
 from cvops.nn import fuse
 
 DEFAULT_MODEL = "mobilenetv2_100"
@@ -22,7 +23,13 @@ DEFAULT_MODEL = "mobilenetv2_100"
 
 def classify(
     images: Annotated[list[Path], typer.Argument(help="Picture files.", show_default=False)],
-    model: Annotated[str, typer.Option(help="A model of `cvops models`.")] = DEFAULT_MODEL,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="A model of `cvops models`; the one that a file of `cvops.save_model` names.",
+            show_default=DEFAULT_MODEL,
+        ),
+    ] = None,
     weights: Annotated[
         Path | None, typer.Option(help="Checkpoint file; without it, an installed weights package of the model.")
     ] = None,
@@ -36,6 +43,9 @@ def classify(
     """Classify pictures."""
     names = imagenet_classes() if classes is None else tuple(_read_lines(classes))
     target = parse_device(device)
+    if model is None:
+        saved = None if weights is None else read_saved(weights)
+        model = DEFAULT_MODEL if saved is None else saved.model
     spec = model_info(model).preprocess
     if not isinstance(spec, Preprocess):
         raise UserError(f"{model} is no classification model (cvops models --task classification)")

@@ -43,7 +43,7 @@ def models(
                 info.name,
                 f"{info.parameters / 1e6:.2f}",
                 f"{info.macs / 1e9:.3f}" if info.macs is not None else "",
-                str(info.preprocess.size),
+                str(info.preprocess),
                 str(info.accuracy or ""),
                 ", ".join(publisher for publisher in info.checkpoints if publisher != "cvops"),
             )
@@ -62,11 +62,7 @@ def _row(info: ModelInfo) -> dict[str, Any]:
         "parameters": info.parameters,
         "macs": info.macs,
         "accuracy": dataclasses.asdict(info.accuracy) if info.accuracy is not None else None,
-        "input_size": info.preprocess.size,
-        "resize": info.preprocess.resize,
-        "interpolation": info.preprocess.interpolation,
-        "mean": info.preprocess.mean,
-        "std": info.preprocess.std,
+        "preprocess": dataclasses.asdict(info.preprocess),
         "checkpoints": dict(info.checkpoints),
         "weights_package": info.weights_package,
     }

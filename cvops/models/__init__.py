@@ -12,6 +12,7 @@ from cvops.models import resnext as resnext
 from cvops.models import retinanet as retinanet
 from cvops.models import senet as senet
 from cvops.models import xception as xception
+from cvops.models.checkpoint import load_model, save_model
 from cvops.models.classifier import ImageClassifier
 from cvops.models.config import Accuracy, ModelConfig, Paper, Preprocess
 from cvops.models.macs import count_macs
@@ -54,8 +55,10 @@ __all__ = [
     "find_weights",
     "list_models",
     "load_backbone",
+    "load_model",
     "load_weights",
     "model_info",
     "read_checkpoint",
     "register",
+    "save_model",
 ]

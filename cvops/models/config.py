@@ -4,7 +4,7 @@ frozen data; the registry of names is in `registry.py`, the networks are in the 
 
 import dataclasses
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -41,6 +41,9 @@ class Preprocess:
     interpolation: Interpolation = "bicubic"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+
+    def __str__(self) -> str:
+        return f"{self.size} x {self.size}"
 
     @property
     def crop(self) -> float:
@@ -89,23 +92,27 @@ class Paper:
         return f"{self.authors} {self.year}, {self.title}, {self.url}"
 
 
-C = TypeVar("C", bound=ModelConfig)
+C = TypeVar("C")
 
 
 def override(config: C, **changes: Any) -> C:
-    """`config` with some fields changed; a `TypeError` names the field that does not exist and those that do.
+    """`config` with some fields changed; a `TypeError` names the field that does not exist and those that do. A mapping
+    for a field that is a dataclass changes some of its fields.
 
     >>> override(ModelConfig(), num_classes=10).num_classes
     10
     """
-    fields = [field.name for field in dataclasses.fields(config)]
+    fields = [field.name for field in dataclasses.fields(config)]  # type: ignore[arg-type]
     for name in changes:
         if name not in fields:
             raise TypeError(
                 f"{type(config).__name__} has no setting {name!r}{did_you_mean(name, fields)}; "
                 f"it has {', '.join(fields)}"
             )
-    return dataclasses.replace(config, **changes)
+        old = getattr(config, name)
+        if dataclasses.is_dataclass(old) and not isinstance(old, type) and isinstance(changes[name], Mapping):
+            changes[name] = override(old, **changes[name])
+    return dataclasses.replace(config, **changes)  # type: ignore[type-var]
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

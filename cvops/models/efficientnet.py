@@ -2,38 +2,35 @@
 names torchvision, timm and efficientnet-pytorch give to the layers. Stem and stages are
 `backbone/inverted_residual.py`, the block is `cvops.nn.InvertedResidual`."""
 
-import math
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
-from torch import nn
-
-from cvops.models.backbone.inverted_residual import InvertedResidualNet, Stage, blocks_of, timm_modules
+from cvops.models.backbone.inverted_residual import (
+    InvertedResidualConfig,
+    InvertedResidualNet,
+    Stage,
+    blocks_of,
+    scale_table,
+    timm_modules,
+)
 from cvops.models.classifier import ImageClassifier
-from cvops.models.config import Accuracy, Interpolation, ModelConfig, Paper, Preprocess, by_timm, by_torchvision
+from cvops.models.config import Accuracy, Interpolation, Paper, Preprocess, by_timm, by_torchvision
 from cvops.models.head import ClassificationHead
 from cvops.models.registry import Family, Variant, register
 from cvops.models.weights import KeyMap, PackagedWeights
-from cvops.nn import Padding, init_convnet, round_channels
+from cvops.nn import init_convnet, round_channels
 
 # --- variants ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
-class EfficientNetConfig(ModelConfig):
-    """`width` multiplies the channels, `depth` the repeats (compound scaling, section 3.3 of the paper).
+class EfficientNetConfig(InvertedResidualConfig):
+    """`width` and `depth` are those of compound scaling, section 3.3 of the paper.
 
     `lite` is EfficientNet-Lite: ReLU6, no squeeze-and-excitation, stem, last layer and the first and last stage not
-    scaled. `drop_path` is the stochastic depth rate of the last block."""
+    scaled."""
 
-    width: float = 1.0
-    depth: float = 1.0
     lite: bool = False
-    padding: Padding = "symmetric"
-    norm_eps: float = 1e-5
-    norm_momentum: float = 0.1
-    dropout: float = 0.2
     drop_path: float = 0.2
 
 
@@ -200,19 +197,8 @@ def _variants(scales: dict[str, Scale], lite: bool) -> dict[str, Variant]:
 
 
 def scaled_table(config: EfficientNetConfig) -> tuple[Stage, ...]:
-    """The table with the config's width and depth."""
-    rows = []
-    for i, row in enumerate(TABLE):
-        deepen = not config.lite or 0 < i < len(TABLE) - 1
-        rows.append(
-            replace(
-                row,
-                channels=round_channels(row.channels * config.width),
-                repeats=math.ceil(row.repeats * config.depth) if deepen else row.repeats,
-                se_ratio=0.0 if config.lite else row.se_ratio,
-            )
-        )
-    return tuple(rows)
+    table = tuple(replace(row, se_ratio=0.0) for row in TABLE) if config.lite else TABLE
+    return scale_table(table, config, scale_ends=not config.lite)
 
 
 def build_efficientnet(config: EfficientNetConfig) -> ImageClassifier:
@@ -221,27 +207,18 @@ def build_efficientnet(config: EfficientNetConfig) -> ImageClassifier:
     >>> build_efficientnet(EfficientNetConfig(lite=True))(torch.zeros(1, 3, 224, 224)).shape
     torch.Size([1, 1000])
     """
-    norm = partial(nn.BatchNorm2d, eps=config.norm_eps, momentum=config.norm_momentum)
     act = "relu6" if config.lite else "silu"
     table = scaled_table(config)
-    backbone = InvertedResidualNet(
-        config.in_chans,
-        STEM_CHANNELS if config.lite else round_channels(STEM_CHANNELS * config.width),
-        table,
-        act=act,
-        norm=norm,
-        padding=config.padding,
-        drop_path=config.drop_path,
-    )
+    stem_channels = STEM_CHANNELS if config.lite else round_channels(STEM_CHANNELS * config.width)
     head = ClassificationHead(
         table[-1].channels,
         config.num_classes,
         conv_channels=HEAD_CHANNELS if config.lite else round_channels(HEAD_CHANNELS * config.width),
         dropout=config.dropout,
-        norm=norm,
+        norm=config.norm,
         act=act,
     )
-    model = ImageClassifier(config, backbone, head)
+    model = ImageClassifier(config, InvertedResidualNet(config, stem_channels, table, act), head)
     init_convnet(model)
     return model
 

@@ -1,38 +1,33 @@
 """MobileNetV2 (Sandler et al. 2018): its table, its published widths, and the names torchvision and timm give to its
 layers. Stem and stages are `backbone/inverted_residual.py`, the block is `cvops.nn.InvertedResidual`."""
 
-import math
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-from torch import nn
-
-from cvops.models.backbone.inverted_residual import InvertedResidualNet, Stage, blocks_of, timm_modules
+from cvops.models.backbone.inverted_residual import (
+    InvertedResidualConfig,
+    InvertedResidualNet,
+    Stage,
+    blocks_of,
+    scale_table,
+    timm_modules,
+)
 from cvops.models.classifier import ImageClassifier
-from cvops.models.config import Accuracy, ModelConfig, Paper, Preprocess, by_timm, by_torchvision
+from cvops.models.config import Accuracy, Paper, Preprocess, by_timm, by_torchvision
 from cvops.models.head import ClassificationHead
 from cvops.models.registry import Family, Variant, register
 from cvops.models.weights import KeyMap, PackagedWeights
-from cvops.nn import Padding, init_convnet, round_channels
+from cvops.nn import init_convnet, round_channels
 
 # --- variants ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
-class MobileNetV2Config(ModelConfig):
-    """`width` multiplies the channels, `depth` the repeats. `scale_ends` False keeps the stem at 32 channels and the
-    first and last stage at their depth (timm's `d` variants). The TensorFlow original runs with `padding="same"` and
-    `norm_eps=1e-3`."""
+class MobileNetV2Config(InvertedResidualConfig):
+    """`scale_ends` False keeps the stem at 32 channels and the first and last stage at their depth (timm's `d`
+    variants)."""
 
-    width: float = 1.0
-    depth: float = 1.0
     scale_ends: bool = True
-    padding: Padding = "symmetric"
-    norm_eps: float = 1e-5
-    norm_momentum: float = 0.1
-    dropout: float = 0.2
-    drop_path: float = 0.0
 
 
 PAPER = Paper(
@@ -123,14 +118,7 @@ VARIANTS = {
 
 
 def scaled_table(config: MobileNetV2Config) -> tuple[Stage, ...]:
-    """The table with the config's width and depth."""
-    rows = []
-    for i, row in enumerate(TABLE):
-        deepen = config.scale_ends or 0 < i < len(TABLE) - 1
-        repeats = math.ceil(row.repeats * config.depth) if deepen else row.repeats
-        channels = round_channels(row.channels * config.width)
-        rows.append(Stage(row.expansion, channels, repeats, row.stride))
-    return tuple(rows)
+    return scale_table(TABLE, config, config.scale_ends)
 
 
 def build_mobilenet_v2(config: MobileNetV2Config) -> ImageClassifier:
@@ -139,27 +127,18 @@ def build_mobilenet_v2(config: MobileNetV2Config) -> ImageClassifier:
     >>> build_mobilenet_v2(MobileNetV2Config(width=0.35))(torch.zeros(1, 3, 224, 224)).shape
     torch.Size([1, 1000])
     """
-    norm = partial(nn.BatchNorm2d, eps=config.norm_eps, momentum=config.norm_momentum)
     table = scaled_table(config)
-    backbone = InvertedResidualNet(
-        config.in_chans,
-        round_channels(STEM_CHANNELS * config.width) if config.scale_ends else STEM_CHANNELS,
-        table,
-        act="relu6",
-        norm=norm,
-        padding=config.padding,
-        drop_path=config.drop_path,
-    )
+    stem_channels = round_channels(STEM_CHANNELS * config.width) if config.scale_ends else STEM_CHANNELS
     head = ClassificationHead(
         table[-1].channels,
         config.num_classes,
         # The last layer is widened but never narrowed: section 4 of the paper.
         conv_channels=round_channels(HEAD_CHANNELS * max(1.0, config.width)) if config.scale_ends else HEAD_CHANNELS,
         dropout=config.dropout,
-        norm=norm,
+        norm=config.norm,
         act="relu6",
     )
-    model = ImageClassifier(config, backbone, head)
+    model = ImageClassifier(config, InvertedResidualNet(config, stem_channels, table), head)
     init_convnet(model)
     return model
 

@@ -15,7 +15,15 @@ from cvops.models.classifier import ImageClassifier
 from cvops.models.config import Accuracy, ModelConfig, Paper, Preprocess, did_you_mean, override
 from cvops.models.detection import ImageTransform
 from cvops.models.model import Backbone, Model
-from cvops.models.weights import KeyMap, PackagedWeights, WeightsError, apply_weights, read_checkpoint, recognise
+from cvops.models.weights import (
+    KeyMap,
+    PackagedWeights,
+    WeightsError,
+    apply_weights,
+    read_checkpoint,
+    read_saved,
+    recognise,
+)
 
 
 @dataclass(frozen=True)
@@ -108,8 +116,9 @@ def create_model(
     num_classes: classes of the head; None takes the variant's own (1000 for ImageNet), 0 returns pooled features.
     in_chans: channels of the input image.
     weights, strict, source: a checkpoint and how to take it, as in `cvops.models.load_weights`. A publisher's settings
-        that the keys do not show (timm runs `efficientnet_b5` with `norm_eps=1e-5`) are applied unless overridden.
-        What happened is in `model.weights_report`, and logged under "cvops".
+        that the keys do not show (timm runs `efficientnet_b5` with `norm_eps=1e-5`) are applied unless overridden, and
+        so are those in a file of `save_model`, input channels aside. What happened is in `model.weights_report`, and
+        logged under "cvops".
     overrides: any other field of the model's config, e.g. `dropout=0.3`, `drop_path=0.1`.
 
     Raises `UnknownModelError`, a `ValueError`, for an unknown name (with the closest ones), `TypeError` for an unknown
@@ -122,19 +131,43 @@ def create_model(
     name, family, variant = _find(name)
     if num_classes is not None:
         overrides["num_classes"] = num_classes
-    config = override(variant.config, in_chans=in_chans, **overrides)
+    saved = _saved_settings(name, variant.config, weights, strict)
+    changed = {key: value for key, value in saved.items() if key not in overrides}
+    config = override(variant.config, in_chans=in_chans, **changed, **overrides)
     model = _build(name, family, config)
     if weights is None:
         return model
     state, origin = read_checkpoint(weights)
     match = recognise(model, state, origin, source)
     convention = {key: value for key, value in match.convention.items() if key not in overrides}
-    changed = {key: value for key, value in convention.items() if getattr(config, key) != value}
-    if changed:
-        model = _build(name, family, override(config, **changed))
+    differing = {key: value for key, value in convention.items() if getattr(config, key) != value}
+    if differing:
+        model = _build(name, family, override(config, **differing))
     match = dataclasses.replace(match, convention=convention)
-    apply_weights(model, state, origin, match, strict=strict, changed=changed)
+    apply_weights(model, state, origin, match, strict=strict, changed={**changed, **differing})
     return model
+
+
+def _saved_settings(name: str, config: ModelConfig, weights: Any, strict: bool) -> dict[str, Any]:
+    """Settings other than `config`'s in a file that `save_model` wrote, without the number of input channels."""
+    saved = None if weights is None else read_saved(weights)
+    if saved is None:
+        return {}
+    if saved.model != name:
+        if strict:
+            raise WeightsError(f"{weights}: these are weights of {saved.model}, not of {name}")
+        return {}
+    known = {field.name for field in dataclasses.fields(config)}
+    unknown = [key for key in saved.config if key not in known]
+    if unknown:
+        raise WeightsError(f"{weights}: this version of cvops has no setting {', '.join(unknown)} for {name}")
+    return {k: v for k, v in saved.config.items() if k != "in_chans" and getattr(config, k) != v}
+
+
+def build_from_config(name: str, config: ModelConfig) -> Model:
+    """A model with fresh weights under a registered name, with any settings of its family."""
+    name, family, _ = _find(name)
+    return _build(name, family, config)
 
 
 def _build(name: str, family: Family, config: ModelConfig) -> Model:

@@ -4,6 +4,7 @@ file (`KeyMap`); preprocessing is in `config.py`."""
 
 import hashlib
 import importlib.metadata
+import json
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -23,6 +24,7 @@ logger = logging.getLogger("cvops")
 _CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model")
 # What wrappers put in front of every key: DataParallel, torch.compile, Lightning.
 _WRAPPERS = ("module.", "_orig_mod.", "model.")
+METADATA = "cvops"  # the entry of a safetensors file in which `save_model` describes the model
 _RECOGNISED = 0.5  # share of a checkpoint's layers that have to be known before it counts as recognised
 
 
@@ -153,16 +155,61 @@ def _read_torch(path: Path) -> Any:
         ) from error
 
 
-def _read_safetensors(path: Path) -> Any:
+def import_safetensors(path: Path) -> Any:
+    """The safetensors package, or `WeightsError` that says how to get it."""
     try:
         import safetensors
         import safetensors.torch
     except ImportError as error:
-        raise WeightsError(f"{path}: reading it needs safetensors, pip install 'cvops[weights]'") from error
+        raise WeightsError(f"{path}: this needs safetensors, pip install 'cvops[weights]'") from error
+    return safetensors
+
+
+def _read_safetensors(path: Path) -> Any:
+    safetensors = import_safetensors(path)
     try:
         return safetensors.torch.load_file(path)
     except safetensors.SafetensorError as error:
         raise WeightsError(f"{path}: not a safetensors file ({error})") from error
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """What a file of `save_model` says of itself: the registered name and every setting of the model."""
+
+    model: str
+    config: dict[str, Any]
+
+
+def read_saved(weights: str | os.PathLike[str] | Mapping[str, Any]) -> SavedModel | None:
+    """The description inside a file that `save_model` wrote; None for every other checkpoint. Raises
+    `FileNotFoundError`, or `WeightsError` if file or description are damaged."""
+    if isinstance(weights, Mapping) or Path(weights).suffix != ".safetensors":
+        return None
+    path = Path(weights)
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights file {path}")
+    safetensors = import_safetensors(path)
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(METADATA)
+    except safetensors.SafetensorError as error:
+        raise WeightsError(f"{path}: not a safetensors file ({error})") from error
+    if text is None:
+        return None
+    try:
+        content = json.loads(text)
+        saved = SavedModel(content["model"], {key: _as_setting(value) for key, value in content["config"].items()})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{path}: its description of the model is damaged ({error!r})") from error
+    return saved
+
+
+def _as_setting(value: Any) -> Any:
+    """A value that went through JSON, which has no tuples, as configs hold it."""
+    if isinstance(value, dict):
+        return {key: _as_setting(part) for key, part in value.items()}
+    return tuple(map(_as_setting, value)) if isinstance(value, list) else value
 
 
 @dataclass(frozen=True)

@@ -101,6 +101,7 @@ class InvertedResidual(nn.Module):
         kernel_size: int = 3,
         stride: int = 1,
         *,
+        dilation: int = 1,
         expansion: int = 6,
         se_ratio: float = 0.0,
         act: str = "relu6",
@@ -112,7 +113,15 @@ class InvertedResidual(nn.Module):
         hidden = in_channels * expansion
         self.expand = ConvNormAct(in_channels, hidden, norm=norm, act=act) if expansion != 1 else nn.Identity()
         self.depthwise = ConvNormAct(
-            hidden, hidden, kernel_size, stride, groups=hidden, padding=padding, norm=norm, act=act
+            hidden,
+            hidden,
+            kernel_size,
+            stride,
+            groups=hidden,
+            dilation=dilation,
+            padding=padding,
+            norm=norm,
+            act=act,
         )
         squeeze = max(1, int(in_channels * se_ratio))
         self.se = SqueezeExcite(hidden, squeeze, act) if se_ratio > 0 else nn.Identity()

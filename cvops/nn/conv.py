@@ -66,7 +66,10 @@ def same_padding(size: int, kernel: int, stride: int, dilation: int = 1) -> tupl
     >>> same_padding(224, kernel=3, stride=2), same_padding(225, kernel=3, stride=2)
     ((0, 1), (1, 1))
     """
-    total = max(((size + stride - 1) // stride - 1) * stride + (kernel - 1) * dilation + 1 - size, 0)
+    reach = (kernel - 1) * dilation + 1
+    total = reach - stride + -size % stride
+    # Without max where it changes nothing, for sizes that a trace leaves free.
+    total = total if reach >= stride else max(total, 0)
     return total // 2, total - total // 2
 
 

@@ -64,6 +64,10 @@ def depthwise_conv2d(
         )
     stride, dilation = _pair("stride", stride), _pair("dilation", dilation)
     padding = _sides(padding, input.shape[-2:], weight.shape[-2:], stride, dilation)
+    if not all(isinstance(side, int) for side in padding):
+        # 'same' of sizes that a trace leaves free; the op takes numbers.
+        top, left, bottom, right = padding
+        input, padding = F.pad(input, (left, right, top, bottom)), [0] * 4
     index = ACTIVATIONS.index(activation)
     tensors = (input, weight) if bias is None else (input, weight, bias)
     if index and torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
@@ -91,10 +95,10 @@ def _sides(
     elif padding == "valid":
         sides = [0] * 4
     elif padding == "same":
-        totals = [
-            max((math.ceil(n / s) - 1) * s + (k - 1) * d + 1 - n, 0)
-            for n, k, s, d in zip(size, kernel, stride, dilation, strict=True)
-        ]
+        reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
+        # Without max where it changes nothing, for sizes that a trace leaves free.
+        lacks = [r - s + -n % s for n, r, s in zip(size, reach, stride, strict=True)]
+        totals = [lack if r >= s else max(lack, 0) for lack, r, s in zip(lacks, reach, stride, strict=True)]
         sides = [total // 2 for total in totals] + [total - total // 2 for total in totals]
     else:
         sides = [] if isinstance(padding, str) else list(padding)

@@ -52,6 +52,17 @@ def test_classify_prints_a_table(capsys: pytest.CaptureFixture[str], photo: Path
     assert all(name in out for name in ("ant", "bee [wild]", "cow"))
 
 
+def test_classify_takes_the_model_that_a_saved_file_names(
+    capsys: pytest.CaptureFixture[str], photo: Path, names: Path, tmp_path: Path
+) -> None:
+    cvops.save_model(cvops.create_model("mobilenetv2_050", num_classes=3), tmp_path / "own.safetensors")
+    code, out, _ = run(
+        capsys, "classify", photo, "--weights", tmp_path / "own.safetensors", "--classes", names, "--json"
+    )
+    assert code == 0
+    assert json.loads(out)[0]["model"] == "mobilenetv2_050"
+
+
 def test_classify_prints_json(capsys: pytest.CaptureFixture[str], photo: Path, weights: Path, names: Path) -> None:
     code, out, _ = run(
         capsys, "classify", photo, photo, "--model", "mobilenetv2_035", "--weights", weights, "--classes", names,

@@ -119,7 +119,7 @@ def test_overrides_reach_the_config_and_the_network() -> None:
         ({"num_classes": -1}, ValueError, "num_classes must be 0 or more, got -1"),
         ({"in_chans": 0}, ValueError, "in_chans must be 1 or more, got 0"),
         ({"padding": "valid"}, ValueError, "padding must be 'symmetric' or 'same', got 'valid'"),
-        ({"drop_path": 1.5}, ValueError, "rate must be in"),
+        ({"drop_path": 1.5}, ValueError, r"drop_path must be in \[0, 1\), got 1.5"),
     ],
 )
 def test_bad_settings_are_named(settings: dict[str, object], error: type[Exception], message: str) -> None:

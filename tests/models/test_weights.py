@@ -1,6 +1,8 @@
 """The weights loader: files and mappings, whose they are, other numbers of classes and channels, and every way a
 checkpoint can be wrong."""
 
+import dataclasses
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import cvops
-from cvops.models import Model, WeightsError, find_weights, load_weights
-from cvops.models.weights import PackagedWeights, adapt_input_channels
+from cvops.models import Model, UnknownModelError, WeightsError, find_weights, load_weights
+from cvops.models.weights import PackagedWeights, _as_setting, adapt_input_channels
+from cvops.nn import fuse
 
 NAME = "mobilenetv2_035"
 
@@ -232,3 +235,78 @@ def test_a_tampered_package_is_refused() -> None:
         entry.find()
     with pytest.raises(WeightsError, match="installed without"):
         PackagedWeights("pytest", "pytest/absent.pth", "0" * 64).find()
+
+
+# --- our own files ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    cvops.save_model(cvops.create_model(NAME, num_classes=6, in_chans=4, norm_eps=1e-2), tmp_path / "own.safetensors")
+    return tmp_path / "own.safetensors"
+
+
+def test_a_saved_model_is_built_again_from_its_file(saved: Path, caplog: pytest.LogCaptureFixture) -> None:
+    torch.manual_seed(0)
+    model = cvops.create_model(NAME, num_classes=6, in_chans=4, norm_eps=1e-2)
+    with caplog.at_level(logging.WARNING, "cvops"):
+        twin = cvops.load_model(saved)
+    assert caplog.text == ""
+    assert (twin.name, twin.config) == (model.name, model.config)
+    assert twin.weights_report is not None
+    assert twin.weights_report.complete
+    batch = torch.randn(1, 4, 64, 64)
+    assert torch.equal(output(twin, batch), output(model, batch))
+    assert [file.name for file in saved.parent.iterdir()] == ["own.safetensors"]
+
+
+def test_create_model_takes_a_saved_file_with_its_settings(saved: Path) -> None:
+    model = cvops.create_model(NAME, weights=saved)
+    assert (model.config.num_classes, model.config.in_chans, model.config.norm_eps) == (6, 3, 1e-2)
+    assert model.weights_report is not None
+    assert model.weights_report.settings == ("num_classes = 6", "norm_eps = 0.01")
+    assert len(model.weights_report.adapted) == 1
+    other = cvops.create_model(NAME, weights=saved, num_classes=9, norm_eps=1e-5)
+    assert (other.config.num_classes, other.config.norm_eps) == (9, 1e-5)
+    with pytest.raises(WeightsError, match="these are weights of mobilenetv2_035, not of mobilenetv2_050"):
+        cvops.create_model("mobilenetv2_050", weights=saved)
+
+
+@pytest.mark.parametrize("name", cvops.list_models())
+def test_settings_of_every_model_go_through_a_file(name: str) -> None:
+    config = cvops.model_info(name).config
+    text = json.dumps(dataclasses.asdict(config))
+    assert type(config)(**{key: _as_setting(value) for key, value in json.loads(text).items()}) == config
+
+
+def test_what_cannot_be_saved_is_named(tmp_path: Path) -> None:
+    model = cvops.create_model(NAME)
+    with pytest.raises(ValueError, match=r"path must end in \.safetensors, got .*own\.pth"):
+        cvops.save_model(model, tmp_path / "own.pth")
+    with pytest.raises(TypeError, match="model must be one that create_model made, got Linear"):
+        cvops.save_model(torch.nn.Linear(2, 2), tmp_path / "own.safetensors")  # type: ignore[arg-type]
+    with pytest.raises(WeightsError, match="no longer those of its config"):
+        cvops.save_model(fuse(model), tmp_path / "own.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_loaded_is_named(saved: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no weights file .*absent"):
+        cvops.load_model(tmp_path / "absent.safetensors")
+    foreign = tmp_path / "foreign.safetensors"
+    state = cvops.create_model(NAME).state_dict()
+    for description, error, message in (
+        (None, WeightsError, "not written by cvops.save_model"),
+        ("{", WeightsError, "its description of the model is damaged"),
+        ("[1]", WeightsError, "its description of the model is damaged"),
+        ('{"model": "resnet19", "config": {}}', UnknownModelError, "unknown model 'resnet19', did you mean resnet18"),
+        ('{"model": "mobilenetv2_035", "config": {"colour": 1}}', WeightsError, "no setting colour for mobilenetv2"),
+        ('{"model": "mobilenetv2_050", "config": {}}', WeightsError, "do not fit mobilenetv2_050"),
+    ):
+        save_file(state, foreign, None if description is None else {"cvops": description})
+        with pytest.raises(error, match=message):
+            cvops.load_model(foreign)
+    foreign.write_bytes(saved.read_bytes()[:5000])
+    with pytest.raises(WeightsError, match="not a safetensors file"):
+        cvops.load_model(foreign)

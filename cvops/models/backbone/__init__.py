@@ -1,6 +1,6 @@
 """Backbones that several families share: an image to feature maps of declared channels and strides."""
 
-from cvops.models.backbone.inverted_residual import InvertedResidualNet, Stage
+from cvops.models.backbone.inverted_residual import InvertedResidualConfig, InvertedResidualNet, Stage
 from cvops.models.backbone.resnet import ResidualConfig, ResidualNet
 
-__all__ = ["InvertedResidualNet", "ResidualConfig", "ResidualNet", "Stage"]
+__all__ = ["InvertedResidualConfig", "InvertedResidualNet", "ResidualConfig", "ResidualNet", "Stage"]

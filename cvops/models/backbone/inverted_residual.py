@@ -1,13 +1,55 @@
 """The backbone of MobileNetV2 and EfficientNet: a strided 3x3 stem and stages of inverted residuals, one stage for each
-row of the papers' tables. The rows, and the names that others give to the layers, are in the family files."""
+row of the papers' tables, and the settings that both families share. The rows, and the names that others give to the
+layers, are in the family files."""
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from torch import Tensor, nn
 
+from cvops.models.config import ModelConfig
 from cvops.models.model import Backbone, FeatureInfo
-from cvops.nn import ConvNormAct, InvertedResidual, Norm, Padding
+from cvops.nn import ConvNormAct, InvertedResidual, Padding, recompute, round_channels
+
+
+@dataclass(frozen=True, kw_only=True)
+class InvertedResidualConfig(ModelConfig):
+    """What MobileNetV2 and EfficientNet can be told alike.
+
+    width, depth: multiply the channels and the repeats of the table.
+    padding, norm_eps, norm_momentum: the TensorFlow originals run with "same", 1e-3 and 0.01.
+    output_stride: 8, 16 or 32; the stages beyond it are dilated instead of strided. As torch has it, the block that
+        would stride keeps the dilation before it.
+    checkpointing: keep only the stages' inputs for the backward pass, and compute the rest again there.
+    dropout: before the classifier. drop_path: stochastic depth rate that a block after the last would have; it grows
+        linearly from 0 over the blocks.
+    """
+
+    width: float = 1.0
+    depth: float = 1.0
+    padding: Padding = "symmetric"
+    norm_eps: float = 1e-5
+    norm_momentum: float = 0.1
+    output_stride: int = 32
+    checkpointing: bool = False
+    dropout: float = 0.2
+    drop_path: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.output_stride not in (8, 16, 32):
+            raise ValueError(f"output_stride must be 8, 16 or 32, got {self.output_stride}")
+        for name in ("dropout", "drop_path"):
+            rate = getattr(self, name)
+            if not 0 <= rate < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {rate}")
+
+    @property
+    def norm(self) -> partial[nn.BatchNorm2d]:
+        """Makes the batch norm of a number of channels."""
+        return partial(nn.BatchNorm2d, eps=self.norm_eps, momentum=self.norm_momentum)
 
 
 @dataclass(frozen=True)
@@ -22,13 +64,32 @@ class Stage:
     se_ratio: float = 0.0
 
 
+def scale_table(table: Sequence[Stage], config: InvertedResidualConfig, scale_ends: bool) -> tuple[Stage, ...]:
+    """`table` with the config's width and depth; without `scale_ends` the first and the last stage keep their depth.
+
+    >>> scale_table([Stage(1, 16, 1, 1)], InvertedResidualConfig(width=1.4, depth=1.2), scale_ends=True)[0].channels
+    24
+    """
+    rows = []
+    for i, row in enumerate(table):
+        deepen = scale_ends or 0 < i < len(table) - 1
+        rows.append(
+            replace(
+                row,
+                channels=round_channels(row.channels * config.width),
+                repeats=math.ceil(row.repeats * config.depth) if deepen else row.repeats,
+            )
+        )
+    return tuple(rows)
+
+
 class InvertedResidualNet(Backbone):
-    """[N, in_chans, H, W] -> the last map of each resolution, at strides 2, 4, 8, 16 and 32 for the published tables.
+    """[N, in_chans, H, W] -> the last map of each resolution, at strides 2, 4, 8, 16 and 32 for the published tables,
+    or less with `output_stride`.
 
-    Parts: `stem` (3x3, stride 2), `stages` (a sequence of blocks for each row). `drop_path` is the stochastic depth
-    rate that the last block would have; it grows linearly from 0 over the blocks.
+    Parts: `stem` (3x3, stride 2), `stages` (a sequence of blocks for each row of the table, which is taken as it is).
 
-    >>> net = InvertedResidualNet(3, 32, [Stage(1, 16, 1, 1), Stage(6, 24, 2, 2)])
+    >>> net = InvertedResidualNet(InvertedResidualConfig(), 32, [Stage(1, 16, 1, 1), Stage(6, 24, 2, 2)])
     >>> [list(f.shape) for f in net.features(torch.zeros(1, 3, 64, 64))], net.feature_info
     ([[1, 16, 32, 32], [1, 24, 16, 16]], FeatureInfo(channels=(16, 24), strides=(2, 4)))
     """
@@ -36,21 +97,21 @@ class InvertedResidualNet(Backbone):
     input_keys = ("stem.conv.weight",)
 
     def __init__(
-        self,
-        in_chans: int,
-        stem_channels: int,
-        table: Sequence[Stage],
-        *,
-        act: str = "relu6",
-        norm: Norm = nn.BatchNorm2d,
-        padding: Padding = "symmetric",
-        drop_path: float = 0.0,
+        self, config: InvertedResidualConfig, stem_channels: int, table: Sequence[Stage], act: str = "relu6"
     ) -> None:
         super().__init__()
-        self.stem = ConvNormAct(in_chans, stem_channels, 3, 2, padding=padding, norm=norm, act=act)
+        self.checkpointing = config.checkpointing
+        padding, norm = config.padding, config.norm
+        self.stem = ConvNormAct(config.in_chans, stem_channels, 3, 2, padding=padding, norm=norm, act=act)
         self.stages = nn.ModuleList()
         channels, index, total = stem_channels, 0, sum(row.repeats for row in table)
+        stride, strides, dilation = 2, [], 1
         for row in table:
+            step, before = row.stride, dilation
+            if stride * step > config.output_stride:
+                step, dilation = 1, dilation * step
+            stride *= step
+            strides.append(stride)
             blocks = []
             for i in range(row.repeats):
                 blocks.append(
@@ -58,24 +119,21 @@ class InvertedResidualNet(Backbone):
                         channels,
                         row.channels,
                         row.kernel,
-                        row.stride if i == 0 else 1,
+                        step if i == 0 else 1,
+                        dilation=before if i == 0 else dilation,
                         expansion=row.expansion,
                         se_ratio=row.se_ratio,
                         act=act,
                         norm=norm,
                         padding=padding,
-                        drop_path=drop_path * index / total,
+                        drop_path=config.drop_path * index / total,
                     )
                 )
                 channels, index = row.channels, index + 1
             self.stages.append(nn.Sequential(*blocks))
 
-        # A map is complete where the next stage shrinks it, or at the end.
-        stride, strides = 2, []
-        for row in table:
-            stride *= row.stride
-            strides.append(stride)
-        self._emits = [a != b for a, b in zip(strides, [*strides[1:], None], strict=True)]
+        # A map is complete where the next stage shrinks it, or would without dilation, and at the end.
+        self._emits = [row.stride > 1 for row in table[1:]] + [True]
         self.feature_info = FeatureInfo(
             channels=tuple(row.channels for row, emit in zip(table, self._emits, strict=True) if emit),
             strides=tuple(s for s, emit in zip(strides, self._emits, strict=True) if emit),
@@ -85,16 +143,10 @@ class InvertedResidualNet(Backbone):
         x = self.stem(x)
         maps = []
         for stage, emit in zip(self.stages, self._emits, strict=True):
-            x = stage(x)
+            x = recompute(stage, x) if self.checkpointing else stage(x)
             if emit:
                 maps.append(x)
         return maps
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
-        for stage in self.stages:
-            x = stage(x)
-        return x
 
 
 def blocks_of(table: Sequence[Stage]) -> Iterator[tuple[int, int, Stage, str]]:

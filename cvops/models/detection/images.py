@@ -37,6 +37,15 @@ class ImageTransform:
     std: tuple[float, ...] = IMAGENET_STD
     bgr: bool = False
 
+    def __str__(self) -> str:
+        height, width = self.size
+        return {
+            "shortest": f"short side {height}, long side to {width}",
+            "stretch": f"{height} x {width}",
+            "letterbox": f"within {height} x {width}",
+            "none": "any",
+        }[self.resize]
+
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width in pixels that an image of `height` x `width` is resized to.
 
