@@ -16,6 +16,7 @@ namespace cvops::host {
 namespace py = pybind11;
 
 void bind_rle(py::module_& module);
+void bind_coco(py::module_& module);
 
 template <typename T>
 using Array = py::array_t<T, py::array::c_style | py::array::forcecast>;

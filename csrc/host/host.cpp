@@ -1,5 +1,5 @@
-// The pybind11 module cvops._host: facts about this build and this CPU, and the numpy-side engines, which are bound in
-// bind_*.cpp. It must not need torch, so that `cvops doctor` can speak when the op
+// The pybind11 module cvops._host: facts about this build and this CPU, and the numpy-side engines (masks and COCO
+// evaluation), which are bound in bind_*.cpp. It must not need torch, so that `cvops doctor` can speak when the op
 // libraries cannot be loaded.
 #include "host/bind.h"
 
@@ -22,4 +22,5 @@ PYBIND11_MODULE(_host, module) {
       },
       "torch, CUDA and compiler versions that this build was made with.");
   cvops::host::bind_rle(module);
+  cvops::host::bind_coco(module);
 }
