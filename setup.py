@@ -172,7 +172,7 @@ def ninja_file(torch: Torch, toolkit: CudaToolkit | None, out: Path) -> tuple[st
     host_flags += [f"-isystem {sysconfig.get_path('include')}"]
     host_flags += [f"'-DCVOPS_BUILD_{key}=\"{value}\"'" for key, value in facts.items()]
     host = [*sorted((ROOT / "csrc/host").glob("*.cpp")), ROOT / "csrc/cpu/isa.cpp"]
-    library("_host", f"_host{suffix}", host, "cxx", host_flags, [])
+    library("_host", f"_host{suffix}", host, "cxx", [*host_flags, "-pthread"], ["-pthread"])
     return "\n".join(lines) + "\n", libraries
 
 

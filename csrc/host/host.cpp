@@ -1,11 +1,12 @@
-// The pybind11 module cvops._host: facts about this build and this CPU. It must not need torch, so that
-// `cvops doctor` can speak when the op libraries cannot be loaded.
-#include <pybind11/pybind11.h>
+// The pybind11 module cvops._host: facts about this build and this CPU, and the numpy-side engines (masks and COCO
+// evaluation), which are bound in bind_*.cpp. It must not need torch, so that `cvops doctor` can speak when the op
+// libraries cannot be loaded.
+#include "host/bind.h"
 
 #include "cpu/isa.h"
 
 PYBIND11_MODULE(_host, module) {
-  module.doc() = "Facts about this build of cvops and this CPU.";
+  module.doc() = "Facts about this build of cvops and this CPU, and the engines of cvops.metrics.";
   module.def(
       "active_isa", [] { return cvops::isa_name(cvops::active_isa()); },
       "Instruction set that the CPU kernels use: 'scalar', 'avx2' or 'avx512' (capped by CVOPS_CPU_ISA).");
@@ -20,4 +21,6 @@ PYBIND11_MODULE(_host, module) {
         return info;
       },
       "torch, CUDA and compiler versions that this build was made with.");
+  cvops::host::bind_rle(module);
+  cvops::host::bind_coco(module);
 }

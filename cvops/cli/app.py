@@ -2,7 +2,7 @@
 
 import typer
 
-from cvops.cli import bench, classify, doctor, models
+from cvops.cli import bench, classify, doctor, eval, models
 
 app = typer.Typer(
     help="High-performance vision ops and models for torch.",
@@ -12,5 +12,6 @@ app = typer.Typer(
 )
 app.command()(classify.classify)
 app.command()(models.models)
+app.command("eval")(eval.evaluate)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(bench.bench)
 app.command()(doctor.doctor)
