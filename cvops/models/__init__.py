@@ -10,6 +10,8 @@ from cvops.models import nasnet as nasnet
 from cvops.models import resnet as resnet
 from cvops.models import resnext as resnext
 from cvops.models import retinanet as retinanet
+from cvops.models import rfcn as rfcn
+from cvops.models import rpn as rpn
 from cvops.models import senet as senet
 from cvops.models import xception as xception
 from cvops.models.checkpoint import load_model, save_model

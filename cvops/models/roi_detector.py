@@ -29,7 +29,7 @@ from cvops.models.detection.assigners import IGNORED, take
 from cvops.models.detection.losses import box_loss
 from cvops.models.detection.proposals import DEFAULT_PROPOSALS
 from cvops.models.detector import Detector, DetectorConfig, Losses
-from cvops.models.head import BoxHead, RegionOutput
+from cvops.models.head import BoxHead, PositionSensitiveHead, RegionOutput
 from cvops.models.model import Backbone
 from cvops.ops import multiscale_roi_align
 
@@ -91,11 +91,11 @@ class RoIDetector(Detector[RoIRaw]):
         backbone: Backbone,
         neck: nn.Module,
         rpn: nn.Module,
-        head: BoxHead,
+        head: BoxHead | PositionSensitiveHead,
         *,
         levels: Sequence[int],
         grid: AnchorGrid,
-        pool: RegionPool,
+        pool: RegionPool | None,
     ) -> None:
         super().__init__()
         self.config = config

@@ -3,6 +3,7 @@ weights is in `tests/models/golden.py`): what the network puts out, and detectio
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 import cvops
 from cvops.models import load_weights
 from cvops.models.detection import flatten_map
+from cvops.models.detection.images import MSRA_INPUT
 from cvops.models.detector import Detector
 
 FOLDER = golden.DATA / "golden_detection"
@@ -72,7 +74,44 @@ def region_outputs(model: Detector, pixels: Tensor) -> Outputs:
     return outputs
 
 
+def proposal_outputs(prefix: str, model: Detector, pixels: Tensor) -> Outputs:
+    """Of RPN: detectron2's names of levels, and features; mmdetection's numbers."""
+    maps = model.backbone.features(pixels)
+    raw = model.network(pixels)
+    if prefix == "":
+        kinds = {"rpn.cls": raw.classes, "rpn.bbox": raw.codes}
+    else:
+        pyramid = model.neck([maps[i] for i in model.config.levels])
+        kinds = {"feature": pyramid, "rpn.objectness": raw.classes, "rpn.bbox_deltas": raw.codes}
+    first = 2 if prefix else 0
+    return {f"{kind}.{prefix}{i + first}": m for kind, levels in kinds.items() for i, m in enumerate(levels)}
+
+
+def position_sensitive_outputs(model: Detector, pixels: Tensor) -> Outputs:
+    """Of R-FCN."""
+    third, fourth = (model.backbone.features(pixels)[i] for i in model.levels)
+    raw = model.network(pixels)
+    boxes = synth_boxes(0, 24, *pixels.shape[2:])
+    regions = model.regions(raw, torch.cat([boxes.new_zeros(24, 1), boxes], 1))
+    return {
+        "base_feat": third,
+        "rpn_cls_score": model.rpn.objectness(model.rpn.conv(third)),
+        "rpn_bbox_pred": raw.rpn.codes[0],
+        "cls_map": raw.maps[0],
+        "bbox_map": raw.maps[1],
+        "cls_score": regions.classes,
+        "bbox_pred": regions.codes[:, 0],
+    }
+
+
 CASES = {
+    "R-FCN_R101": Case("rfcn_resnet101", position_sensitive_outputs, {"norm": "batch"}),
+    "RPN_R50-FPN": Case("rpn_resnet50_fpn", partial(proposal_outputs, ""), {"norm": "batch"}),
+    "RPN_R50-FPN_detectron2": Case(
+        "rpn_resnet50_fpn",
+        partial(proposal_outputs, "p"),
+        {"stride_first": True, "transform": MSRA_INPUT, "rpn": {"min_size": 0.0}},
+    ),
     "Faster_R-CNN_R50-FPN": Case(
         "fasterrcnn_resnet50_fpn",
         region_outputs,
@@ -124,18 +163,29 @@ def test_outputs_equal_the_stored_ones(name: str) -> None:
 def test_detections_equal_the_stored_ones(name: str) -> None:
     stored, case = golden.load_case(name, FOLDER), CASES[name]
     wanted = stored["detections"]
-    assert wanted["image"] == "synth_image"
-    image = (golden.synth_input(stored["seed"], stored["input_shape"])[0] + 1) / 2
-    thresholds = {
-        "score_threshold": wanted["score_thresh"],
-        "iou_threshold": wanted["nms_thresh"],
-        "max_detections": wanted["detections_per_img"],
+    names = {
+        "score_thresh": "score_threshold",
+        "nms_thresh": "iou_threshold",
+        "detections_per_img": "max_detections",
+        "post_nms_topk": "max_detections",
     }
-    model = build(case, stored, **thresholds)
+    model = build(case, stored, **{ours: wanted[theirs] for theirs, ours in names.items() if theirs in wanted})
     transform = replace(model.config.transform, resize="none")
     model.config = replace(model.config, transform=transform)
+    image = golden.synth_input(stored["seed"], stored["input_shape"])[0]
+    if wanted["image"] == "synth_image":
+        image = (image + 1) / 2
+    else:  # the one that the network sees as synth_input
+        mean, std = (torch.tensor(v, dtype=torch.float64)[:, None, None] for v in (transform.mean, transform.std))
+        image = image * std + mean
+        image = image.flip(0) if transform.bgr else image
     with torch.inference_mode():
         [found] = model([image])
-    assert (found["labels"] + case.first_label).tolist() == wanted["labels"]
-    torch.testing.assert_close(found["scores"], torch.tensor(wanted["scores"]).double(), rtol=0, atol=1e-6)
+    scores = torch.tensor(wanted["scores"], dtype=torch.float64)
+    if "scores_are" in wanted:
+        assert wanted["scores_are"] == "objectness logits"
+        scores = scores.sigmoid()
+    else:
+        assert (found["labels"] + case.first_label).tolist() == wanted["labels"]
+    torch.testing.assert_close(found["scores"], scores, rtol=0, atol=1e-6)
     torch.testing.assert_close(found["boxes"], torch.tensor(wanted["boxes"]).double(), rtol=0, atol=1e-4)

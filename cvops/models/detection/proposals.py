@@ -23,7 +23,7 @@ class ProposalSettings:
 
     candidates, proposals: so many of each level enter NMS, and so many of an image leave it, for detections;
     train_candidates, train_proposals: for losses.
-    iou_threshold: of NMS, within each level. min_size: narrower or lower proposals are dropped; pixels.
+    iou_threshold: of NMS, within each level. min_size: narrower or lower proposals are dropped, and those without area; pixels.
     high, low: IoU from which on an anchor is positive, and below which it is background.
     samples, positives: anchors of an image that the losses are about, and the share of positives among them.
     """
@@ -62,7 +62,8 @@ def propose(
         levels.append(torch.full_like(which, i))
     merged = clip_boxes(torch.cat(boxes, 1), sizes)
     logits = torch.cat(scores, 1).to(merged.dtype)
-    large = (merged[..., 2:] - merged[..., :2] >= settings.min_size).all(2)
+    sides = merged[..., 2:] - merged[..., :2]
+    large = ((sides >= settings.min_size) & (sides > 0)).all(2)
     lowest = torch.finfo(logits.dtype).min
     index, counts = batched_nms_padded(
         merged,

@@ -1,0 +1,159 @@
+"""R-FCN (Dai et al. 2016): its settings, and the names of a public PyTorch implementation. Sampling, losses and
+postprocessing are `roi_detector.py`, the head is `head/position_sensitive.py`."""
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+
+from cvops.models.config import Paper
+from cvops.models.detection import AnchorGrid, DenseOutput, ImageTransform, ProposalSettings, anchor_shapes
+from cvops.models.head import PositionSensitiveHead, RegionOutput
+from cvops.models.model import Backbone
+from cvops.models.registry import Family, Variant, backbone_modules, create_backbone, register
+from cvops.models.roi_detector import RoIDetector, RoIDetectorConfig, RoIRaw
+from cvops.models.weights import KeyMap
+from cvops.nn import ConvNormAct, NormName
+
+# --- variants ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class RFCNConfig(RoIDetectorConfig):
+    """What makes an R-FCN: a ResNet whose last stage is dilated, so that all maps used are at stride 16.
+
+    backbone, norm: a ResNet of the zoo and the normalisation in it. `output_stride` 16 is fixed.
+    """
+
+    num_classes: int = 20
+    backbone: str = "resnet101"
+    norm: NormName = "frozen"
+    transform: ImageTransform = ImageTransform(  # noqa: RUF009, frozen
+        size=(600, 1000),
+        divisor=16,
+        mean=(102.9801 / 255, 115.9465 / 255, 122.7717 / 255),
+        std=(1 / 255,) * 3,
+        bgr=True,
+    )
+    iou_threshold: float = 0.3
+    samples: int = 128
+    rpn: ProposalSettings = ProposalSettings(  # noqa: RUF009, frozen
+        candidates=6000, proposals=300, train_candidates=12000, train_proposals=2000, min_size=16
+    )
+
+
+PAPER = Paper(
+    title="R-FCN: Object Detection via Region-based Fully Convolutional Networks",
+    authors="Dai et al.",
+    year=2016,
+    url="https://arxiv.org/abs/1605.06409",
+)
+
+STRIDE = 16
+SIZES = (128, 256, 512)
+RATIOS = (0.5, 1.0, 2.0)
+RPN_CHANNELS = 512
+# Caffe's ResNet: bottlenecks stride first, and the pool has no padding but a last partial window.
+BACKBONE = {"stride_first": True, "pool": "ceil"}
+
+_CONFIG = RFCNConfig()
+VARIANTS = {
+    "rfcn_resnet101": Variant(_CONFIG, _CONFIG.transform, 50_493_174),
+    "rfcn_resnet50": Variant(replace(_CONFIG, backbone="resnet50"), _CONFIG.transform, 31_553_270),
+}
+
+# --- assembly ---------------------------------------------------------------------------------------------------------
+
+
+class TwoClassRPNHead(nn.Module):
+    """An RPN head with a logit for the background too, [B, 2 * anchors, H, W], backgrounds first, as in the original
+    code; what counts is the difference. Parts as in `RPNHead`."""
+
+    def __init__(self, in_channels: int, anchors: int, channels: int) -> None:
+        super().__init__()
+        self.conv = ConvNormAct(in_channels, channels, 3, norm=None)
+        self.objectness = nn.Conv2d(channels, 2 * anchors, 1)
+        self.boxes = nn.Conv2d(channels, 4 * anchors, 1)
+        for layer in (self.conv.conv, self.objectness, self.boxes):
+            nn.init.normal_(layer.weight, std=0.01)  # type: ignore[arg-type]
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> DenseOutput:
+        x = self.conv(x)
+        background, something = self.objectness(x).chunk(2, 1)
+        return DenseOutput([something - background], [self.boxes(x)])
+
+
+class RFCN(RoIDetector):
+    """A region-based fully convolutional network. Parts: `backbone`, `rpn` (on its stage 3), `head` (on its stage 4)."""
+
+    head: PositionSensitiveHead  # type: ignore[assignment]
+
+    def network(self, pixels: Tensor) -> RoIRaw:
+        third, fourth = (self.backbone.features(pixels)[i] for i in self.levels)
+        return RoIRaw(list(self.head(fourth)), self.rpn(third))
+
+    def regions(self, raw: RoIRaw, rois: Tensor) -> RegionOutput:
+        return self.head.vote(raw.maps[0], raw.maps[1], rois, 1 / STRIDE)
+
+
+def build_rfcn(config: RFCNConfig) -> RFCN:
+    """An R-FCN with fresh weights.
+
+    >>> model = build_rfcn(RFCNConfig(backbone="resnet50", transform=ImageTransform(size=(64, 96)))).eval()
+    >>> [sorted(result) for result in model([torch.rand(3, 64, 80)])]
+    [['boxes', 'labels', 'scores']]
+    """
+    backbone = backbone_of(config)
+    channels = backbone.feature_info.channels
+    shapes = anchor_shapes(SIZES, RATIOS)
+    return RFCN(
+        config,
+        backbone,
+        nn.Identity(),
+        TwoClassRPNHead(channels[3], len(shapes), RPN_CHANNELS),
+        PositionSensitiveHead(channels[4], config.num_classes),
+        levels=(3, 4),
+        grid=AnchorGrid(shapes=(shapes,), strides=(STRIDE,), offset=0.5),
+        pool=None,
+    )
+
+
+def backbone_of(config: RFCNConfig) -> Backbone:
+    """The ResNet, dilated in its last stage."""
+    return create_backbone(
+        config.backbone, in_chans=config.in_chans, norm=config.norm, output_stride=STRIDE, **BACKBONE
+    )
+
+
+# --- key map ----------------------------------------------------------------------------------------------------------
+
+
+def rfcn_pytorch_modules(config: RFCNConfig) -> dict[str, str]:
+    """princewang1994/RFCN_CoupleNet.pytorch: stages by their number in a sequence, the last one apart."""
+    stages = {"conv1": "RCNN_base.0", "bn1": "RCNN_base.1"}
+    stages |= {f"layer{i}": f"RCNN_base.{i + 3}" for i in (1, 2, 3)} | {"layer4": "RCNN_conv_new.0"}
+    paths = {
+        "RCNN_rpn.RPN_Conv": "rpn.conv.conv",
+        "RCNN_rpn.RPN_cls_score": "rpn.objectness",
+        "RCNN_rpn.RPN_bbox_pred": "rpn.boxes",
+        "RCNN_conv_1x1": "head.reduce.conv",
+        "RCNN_conv_new.1": "head.reduce.conv",  # the same layer by its second name
+        "RCNN_cls_base": "head.classes",
+        "RCNN_bbox_base": "head.boxes",
+    }
+    for theirs, ours in backbone_modules(config.backbone, "torchvision", "", norm=config.norm).items():
+        stage, dot, rest = theirs.partition(".")
+        paths[stages[stage] + dot + rest] = ours
+    return paths
+
+
+register(
+    Family(
+        name="R-FCN",
+        task="detection",
+        paper=PAPER,
+        build=build_rfcn,
+        variants=VARIANTS,
+        key_maps=(KeyMap("RFCN_CoupleNet.pytorch", rfcn_pytorch_modules),),
+    )
+)
