@@ -84,7 +84,7 @@ class TwoClassRPNHead(nn.Module):
 
 
 class RFCN(RoIDetector):
-    """A region-based fully convolutional network. Parts: `backbone`, `rpn` (on its stage 3), `head` (on its stage 4)."""
+    """A region-based fully convolutional network. Parts: `backbone`, `rpn` (on stage 3), `head` (on stage 4)."""
 
     head: PositionSensitiveHead  # type: ignore[assignment]
 

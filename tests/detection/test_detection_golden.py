@@ -89,7 +89,7 @@ def proposal_outputs(prefix: str, model: Detector, pixels: Tensor) -> Outputs:
 
 def position_sensitive_outputs(model: Detector, pixels: Tensor) -> Outputs:
     """Of R-FCN."""
-    third, fourth = (model.backbone.features(pixels)[i] for i in model.levels)
+    third = model.backbone.features(pixels)[model.levels[0]]
     raw = model.network(pixels)
     boxes = synth_boxes(0, 24, *pixels.shape[2:])
     regions = model.regions(raw, torch.cat([boxes.new_zeros(24, 1), boxes], 1))

@@ -23,7 +23,8 @@ class ProposalSettings:
 
     candidates, proposals: so many of each level enter NMS, and so many of an image leave it, for detections;
     train_candidates, train_proposals: for losses.
-    iou_threshold: of NMS, within each level. min_size: narrower or lower proposals are dropped, and those without area; pixels.
+    iou_threshold: of NMS, within each level. min_size: narrower or lower proposals are dropped, and those without area;
+        pixels.
     high, low: IoU from which on an anchor is positive, and below which it is background.
     samples, positives: anchors of an image that the losses are about, and the share of positives among them.
     """
