@@ -25,7 +25,7 @@ def models(
         raise UserError(f"no model matches {pattern or task!r}{did_you_mean(pattern or '', list_models())}")
     infos = [model_info(name) for name in names]
     if as_json:
-        print(json.dumps([_row(info) for info in infos], indent=2))
+        print(json.dumps([_row(info) for info in infos], indent=2, default=dataclasses.asdict))
         return
     console = Console()
     for family in dict.fromkeys(info.family for info in infos):

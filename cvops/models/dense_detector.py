@@ -25,13 +25,13 @@ from cvops.models.detection import (
     map_sizes,
 )
 from cvops.models.detection.assigners import BACKGROUND, IGNORED, inside, take
-from cvops.models.detector import Detector, DetectorConfig, Losses
+from cvops.models.detector import BackboneConfig, Detector, Losses
 from cvops.models.model import Backbone
 from cvops.ops import sigmoid_focal_loss
 
 
 @dataclass(frozen=True, kw_only=True)
-class DenseDetectorConfig(DetectorConfig):
+class DenseDetectorConfig(BackboneConfig):
     """Settings of one-stage detectors.
 
     candidates: so many of each level enter NMS.

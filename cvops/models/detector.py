@@ -12,6 +12,8 @@ from cvops.models.config import ModelConfig
 from cvops.models.detection import Detections, ImageBatch, ImageTransform, Target
 from cvops.models.detection.images import DEFAULT_INPUT
 from cvops.models.model import Backbone, FeatureInfo, Model
+from cvops.models.registry import backbone_modules, create_backbone
+from cvops.nn import NormName
 
 Losses = dict[str, Tensor]
 Result = dict[str, Tensor]
@@ -42,6 +44,36 @@ class DetectorConfig(ModelConfig):
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
         if self.max_detections < 1:
             raise ValueError(f"max_detections must be 1 or more, got {self.max_detections}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneConfig(DetectorConfig):
+    """Settings of the detectors whose backbone is a classification model of the zoo.
+
+    backbone: its name. norm, norm_eps: the normalisation in it, None for its own.
+    stride_first: bottlenecks stride in their first convolution (MSRA's weights, and detectron2's).
+    """
+
+    backbone: str = "resnet50"
+    norm: NormName | None = "frozen"
+    norm_eps: float = 1e-5
+    stride_first: bool = False
+
+    @property
+    def backbone_settings(self) -> dict[str, Any]:
+        """Settings of the classification model that differ from its own."""
+        settings: dict[str, Any] = {}
+        if self.norm is not None:
+            settings |= {"norm": self.norm, "norm_eps": self.norm_eps}
+        return settings | ({"stride_first": True} if self.stride_first else {})
+
+    def build_backbone(self) -> Backbone:
+        """The backbone, with fresh weights."""
+        return create_backbone(self.backbone, in_chans=self.in_chans, **self.backbone_settings)
+
+    def backbone_modules(self, publisher: str, prefix: str) -> dict[str, str]:
+        """How `publisher` names its layers below `prefix`, as key maps have it."""
+        return backbone_modules(self.backbone, publisher, prefix, **self.backbone_settings)
 
 
 Raw = TypeVar("Raw")
@@ -93,7 +125,7 @@ class Detector(Model, Generic[Raw]):
         height, width = pixels.shape[-2:]
         if sizes is None:
             sizes = torch.stack(
-                [pixels.new_full((len(pixels),), side, dtype=torch.int64) for side in (height, width)], 1
+                [pixels.new_full((pixels.shape[0],), side, dtype=torch.int64) for side in (height, width)], 1
             )
         return self.postprocess(self.network(pixels), (height, width), sizes)
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from cvops.models import rpn
-from cvops.models.head import BoxHead, RPNHead
+from cvops.models.head import BoxHead, RegionPool, RPNHead
 from cvops.models.registry import Family, Variant, register
-from cvops.models.roi_detector import RegionPool, RoIDetector, RoIDetectorConfig
+from cvops.models.roi_detector import RoIDetector, RoIDetectorConfig
 from cvops.models.weights import KeyMap
 
 # --- variants ---------------------------------------------------------------------------------------------------------
@@ -57,18 +57,17 @@ def build_faster_rcnn(config: FasterRCNNConfig) -> RoIDetector:
     >>> [sorted(result) for result in model([torch.rand(3, 64, 80)])]
     [['boxes', 'labels', 'scores']]
     """
-    backbone = rpn.backbone_of(config)
+    backbone = config.build_backbone()
+    scales = tuple(1 / stride for stride in rpn.STRIDES[: len(config.levels)])
+    pool = RegionPool(POOL_SIZE, scales, config.sampling_ratio, config.aligned)
     return RoIDetector(
         config,
         backbone,
         rpn.pyramid_of(config, backbone),
         RPNHead(config.channels, len(rpn.RATIOS)),
-        BoxHead(config.channels, POOL_SIZE, config.num_classes, background=config.background),
+        BoxHead(config.channels, config.num_classes, pool, background=config.background),
         levels=config.levels,
         grid=rpn.anchor_grid(config),
-        pool=RegionPool(
-            POOL_SIZE, tuple(1 / stride for stride in rpn.STRIDES[:-1]), config.sampling_ratio, config.aligned
-        ),
     )
 
 

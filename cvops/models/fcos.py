@@ -10,9 +10,9 @@ from cvops.models.detection import AnchorGrid, ATSSAssigner, CenterAssigner, Dis
 from cvops.models.head import DenseHead
 from cvops.models.neck import FeaturePyramid
 from cvops.models.neck.fpn import Extra, mmdet_fpn, torchvision_fpn
-from cvops.models.registry import Family, Variant, backbone_modules, create_backbone, register
+from cvops.models.registry import Family, Variant, register
 from cvops.models.weights import KeyMap
-from cvops.nn import NormName, make_norm
+from cvops.nn import make_norm
 
 # --- variants ---------------------------------------------------------------------------------------------------------
 
@@ -21,21 +21,19 @@ from cvops.nn import NormName, make_norm
 class FCOSConfig(DenseDetectorConfig):
     """What makes an FCOS.
 
-    backbone, norm: a classification model of the zoo, and the normalisation in it; `norm_eps` of it.
     extra: P6 is made of `p5` (the paper's final networks, torchvision, mmdetection) or of `c5`.
     code: of the distances, in strides: `relu` (torchvision) or `exp` (the paper).
+    conv_bias: of the towers' convolutions, beside their norms (torchvision).
     level_scales: a learned factor of each level's distances before that.
     offset: of the points, in strides: 0.5 (the paper) or 0 (torchvision).
     assigner: `center` (targets' middles, by size; `radius` in strides, None for whole targets) or `atss`.
     """
 
-    backbone: str = "resnet50"
-    norm: NormName = "frozen"
-    norm_eps: float = 1e-5
     channels: int = 256
     extra: Extra = "p5"
     head_convs: int = 4
     code: Literal["relu", "exp"] = "exp"
+    conv_bias: bool = False
     level_scales: bool = True
     offset: float = 0.5
     torchvision_spacing: bool = False
@@ -60,6 +58,7 @@ _TORCHVISION = replace(
     _PAPER,
     num_classes=91,  # COCO's category ids, of which 80 are in use
     code="relu",
+    conv_bias=True,
     level_scales=False,
     offset=0.0,
     torchvision_spacing=True,
@@ -81,14 +80,14 @@ def build_fcos(config: FCOSConfig) -> DenseDetector:
     >>> [sorted(result) for result in model([torch.rand(3, 64, 80)])]
     [['boxes', 'labels', 'scores']]
     """
-    backbone = create_backbone(config.backbone, in_chans=config.in_chans, norm=config.norm, norm_eps=config.norm_eps)
+    backbone = config.build_backbone()
     head = DenseHead(
         config.channels,
         1,
         config.num_classes,
         convs=config.head_convs,
         norm=make_norm("group"),
-        conv_bias=True,
+        conv_bias=config.conv_bias,
         centerness=True,
         levels=len(STRIDES) if config.level_scales else 0,
         code=config.code,
@@ -115,7 +114,7 @@ def build_fcos(config: FCOSConfig) -> DenseDetector:
 
 def torchvision_modules(config: FCOSConfig) -> dict[str, str]:
     """torchvision: units of the towers are numbered through, activations included."""
-    paths = backbone_modules(config.backbone, "torchvision", "backbone.body.", norm=config.norm)
+    paths = config.backbone_modules("torchvision", "backbone.body.")
     paths |= torchvision_fpn(len(LEVELS), config.extra)
     for theirs, ours in (("classification_head", "class_tower"), ("regression_head", "box_tower")):
         for i in range(config.head_convs):
@@ -136,7 +135,7 @@ def torchvision_convention(config: FCOSConfig) -> dict[str, Any] | str:
 
 def mmdet_modules(config: FCOSConfig) -> dict[str, str]:
     """mmdetection."""
-    paths = backbone_modules(config.backbone, "torchvision", "backbone.", norm=config.norm)
+    paths = config.backbone_modules("torchvision", "backbone.")
     paths |= mmdet_fpn(len(LEVELS), config.extra)
     for theirs, ours in (("cls_convs", "class_tower"), ("reg_convs", "box_tower")):
         for i in range(config.head_convs):

@@ -17,7 +17,7 @@ from cvops.models.detection.images import MSRA_INPUT
 from cvops.models.head import DenseHead
 from cvops.models.neck import FeaturePyramid
 from cvops.models.neck.fpn import Extra, detectron2_fpn, mmdet_fpn, torchvision_fpn
-from cvops.models.registry import Family, Variant, backbone_modules, create_backbone, register
+from cvops.models.registry import Family, Variant, register
 from cvops.models.weights import KeyMap
 from cvops.nn import NormName, make_norm
 
@@ -28,8 +28,6 @@ from cvops.nn import NormName, make_norm
 class RetinaNetConfig(DenseDetectorConfig):
     """What makes a RetinaNet.
 
-    backbone, norm: a classification model of the zoo, and the normalisation in it; `norm_eps` of it.
-    stride_first: bottlenecks stride in their first convolution (detectron2's MSRA weights).
     extra: P6 is made of `c5` (the paper, detectron2, mmdetection) or of `p5` (torchvision).
     head_norm: of the towers; None for a bias instead.
     torchvision_anchors: sizes and corners of anchors are whole pixels, and spacing follows the maps' sizes.
@@ -38,10 +36,6 @@ class RetinaNetConfig(DenseDetectorConfig):
     centerness, level_scales: FCOS' branch, and its learned factor of each level's box codes.
     """
 
-    backbone: str = "resnet50"
-    norm: NormName = "frozen"
-    norm_eps: float = 1e-5
-    stride_first: bool = False
     channels: int = 256
     extra: Extra = "c5"
     head_convs: int = 4
@@ -125,7 +119,7 @@ def build_retinanet(config: RetinaNetConfig) -> DenseDetector:
     [['boxes', 'labels', 'scores']]
     """
     grid = anchor_grid(config)
-    backbone = create_backbone(config.backbone, in_chans=config.in_chans, **backbone_settings(config))
+    backbone = config.build_backbone()
     head = DenseHead(
         config.channels,
         grid.per_cell[0],
@@ -147,18 +141,12 @@ def build_retinanet(config: RetinaNetConfig) -> DenseDetector:
     )
 
 
-def backbone_settings(config: RetinaNetConfig) -> dict[str, Any]:
-    """Settings of the classification model that the backbone is taken from."""
-    settings: dict[str, Any] = {"norm": config.norm, "norm_eps": config.norm_eps}
-    return settings | ({"stride_first": True} if config.stride_first else {})
-
-
 # --- key map ----------------------------------------------------------------------------------------------------------
 
 
 def torchvision_modules(config: RetinaNetConfig) -> dict[str, str]:
     """torchvision: units of the towers are (convolution, norm)."""
-    paths = backbone_modules(config.backbone, "torchvision", "backbone.body.", **backbone_settings(config))
+    paths = config.backbone_modules("torchvision", "backbone.body.")
     paths |= torchvision_fpn(len(LEVELS), config.extra)
     for theirs, ours in (("classification_head", "class_tower"), ("regression_head", "box_tower")):
         for i in range(config.head_convs):
@@ -181,7 +169,7 @@ def torchvision_convention(config: RetinaNetConfig) -> dict[str, Any] | str:
 
 def detectron2_modules(config: RetinaNetConfig) -> dict[str, str]:
     """detectron2: units of the towers are numbered through, activations included."""
-    paths = backbone_modules(config.backbone, "detectron2", "backbone.bottom_up.", **backbone_settings(config))
+    paths = config.backbone_modules("detectron2", "backbone.bottom_up.")
     paths |= detectron2_fpn(3, 5) | {
         "backbone.top_block.p6": "neck.extra.0",
         "backbone.top_block.p7": "neck.extra.1",
@@ -205,7 +193,7 @@ def detectron2_convention(config: RetinaNetConfig) -> dict[str, Any] | str:
 
 def mmdet_modules(config: RetinaNetConfig) -> dict[str, str]:
     """mmdetection."""
-    paths = backbone_modules(config.backbone, "torchvision", "backbone.", **backbone_settings(config))
+    paths = config.backbone_modules("torchvision", "backbone.")
     paths |= mmdet_fpn(len(LEVELS), config.extra)
     for theirs, ours in (("cls_convs", "class_tower"), ("reg_convs", "box_tower")):
         for i in range(config.head_convs):

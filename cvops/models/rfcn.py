@@ -2,31 +2,30 @@
 postprocessing are `roi_detector.py`, the head is `head/position_sensitive.py`."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor, nn
 
 from cvops.models.config import Paper
 from cvops.models.detection import AnchorGrid, DenseOutput, ImageTransform, ProposalSettings, anchor_shapes
-from cvops.models.head import PositionSensitiveHead, RegionOutput
-from cvops.models.model import Backbone
-from cvops.models.registry import Family, Variant, backbone_modules, create_backbone, register
+from cvops.models.detector import BackboneConfig
+from cvops.models.head import PositionSensitiveHead
+from cvops.models.registry import Family, Variant, register
 from cvops.models.roi_detector import RoIDetector, RoIDetectorConfig, RoIRaw
 from cvops.models.weights import KeyMap
-from cvops.nn import ConvNormAct, NormName
+from cvops.nn import ConvNormAct
 
 # --- variants ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
-class RFCNConfig(RoIDetectorConfig):
-    """What makes an R-FCN: a ResNet whose last stage is dilated, so that all maps used are at stride 16.
-
-    backbone, norm: a ResNet of the zoo and the normalisation in it. `output_stride` 16 is fixed.
-    """
+class RFCNConfig(BackboneConfig, RoIDetectorConfig):
+    """What makes an R-FCN: a ResNet whose last stage is dilated, so that all maps used are at stride 16. It is Caffe's:
+    bottlenecks stride first, and the pool has no padding but a last partial window."""
 
     num_classes: int = 20
     backbone: str = "resnet101"
-    norm: NormName = "frozen"
+    stride_first: bool = True
     transform: ImageTransform = ImageTransform(  # noqa: RUF009, frozen
         size=(600, 1000),
         divisor=16,
@@ -40,6 +39,10 @@ class RFCNConfig(RoIDetectorConfig):
         candidates=6000, proposals=300, train_candidates=12000, train_proposals=2000, min_size=16
     )
 
+    @property
+    def backbone_settings(self) -> dict[str, Any]:
+        return super().backbone_settings | {"output_stride": STRIDE, "pool": "ceil"}
+
 
 PAPER = Paper(
     title="R-FCN: Object Detection via Region-based Fully Convolutional Networks",
@@ -52,8 +55,6 @@ STRIDE = 16
 SIZES = (128, 256, 512)
 RATIOS = (0.5, 1.0, 2.0)
 RPN_CHANNELS = 512
-# Caffe's ResNet: bottlenecks stride first, and the pool has no padding but a last partial window.
-BACKBONE = {"stride_first": True, "pool": "ceil"}
 
 _CONFIG = RFCNConfig()
 VARIANTS = {
@@ -90,10 +91,7 @@ class RFCN(RoIDetector):
 
     def network(self, pixels: Tensor) -> RoIRaw:
         third, fourth = (self.backbone.features(pixels)[i] for i in self.levels)
-        return RoIRaw(list(self.head(fourth)), self.rpn(third))
-
-    def regions(self, raw: RoIRaw, rois: Tensor) -> RegionOutput:
-        return self.head.vote(raw.maps[0], raw.maps[1], rois, 1 / STRIDE)
+        return RoIRaw(self.head.score_maps(fourth), self.rpn(third))
 
 
 def build_rfcn(config: RFCNConfig) -> RFCN:
@@ -103,7 +101,7 @@ def build_rfcn(config: RFCNConfig) -> RFCN:
     >>> [sorted(result) for result in model([torch.rand(3, 64, 80)])]
     [['boxes', 'labels', 'scores']]
     """
-    backbone = backbone_of(config)
+    backbone = config.build_backbone()
     channels = backbone.feature_info.channels
     shapes = anchor_shapes(SIZES, RATIOS)
     return RFCN(
@@ -111,17 +109,9 @@ def build_rfcn(config: RFCNConfig) -> RFCN:
         backbone,
         nn.Identity(),
         TwoClassRPNHead(channels[3], len(shapes), RPN_CHANNELS),
-        PositionSensitiveHead(channels[4], config.num_classes),
+        PositionSensitiveHead(channels[4], config.num_classes, scale=1 / STRIDE),
         levels=(3, 4),
         grid=AnchorGrid(shapes=(shapes,), strides=(STRIDE,), offset=0.5),
-        pool=None,
-    )
-
-
-def backbone_of(config: RFCNConfig) -> Backbone:
-    """The ResNet, dilated in its last stage."""
-    return create_backbone(
-        config.backbone, in_chans=config.in_chans, norm=config.norm, output_stride=STRIDE, **BACKBONE
     )
 
 
@@ -141,7 +131,7 @@ def rfcn_pytorch_modules(config: RFCNConfig) -> dict[str, str]:
         "RCNN_cls_base": "head.classes",
         "RCNN_bbox_base": "head.boxes",
     }
-    for theirs, ours in backbone_modules(config.backbone, "torchvision", "", norm=config.norm).items():
+    for theirs, ours in config.backbone_modules("torchvision", "").items():
         stage, dot, rest = theirs.partition(".")
         paths[stages[stage] + dot + rest] = ours
     return paths

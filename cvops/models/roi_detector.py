@@ -31,7 +31,6 @@ from cvops.models.detection.proposals import DEFAULT_PROPOSALS
 from cvops.models.detector import Detector, DetectorConfig, Losses
 from cvops.models.head import BoxHead, PositionSensitiveHead, RegionOutput
 from cvops.models.model import Backbone
-from cvops.ops import multiscale_roi_align
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,26 +60,11 @@ class RoIRaw(NamedTuple):
     rpn: DenseOutput
 
 
-@dataclass(frozen=True)
-class RegionPool:
-    """RoIAlign from the level that fits each region (Lin et al. 2017, arXiv:1612.03144, eq. 1): maps, finest first, and
-    regions [R, 5] to [R, C, size, size]. scales: of the maps, in pixels of theirs per pixel of the batch."""
-
-    size: int
-    scales: tuple[float, ...]
-    sampling_ratio: int = 0
-    aligned: bool = True
-
-    def __call__(self, maps: Sequence[Tensor], rois: Tensor) -> Tensor:
-        some = list(maps[: len(self.scales)])
-        return multiscale_roi_align(some, rois, self.size, self.scales, self.sampling_ratio, self.aligned)
-
-
 class RoIDetector(Detector[RoIRaw]):
-    """A two-stage detector. Parts: `backbone`, `neck`, `rpn`, `head`; `pool` and `grid` hold no weights.
+    """A two-stage detector. Parts: `backbone`, `neck`, `rpn`, `head` (maps and regions to `RegionOutput`); `grid` holds
+    no weights.
 
-    levels: which of the backbone's maps the neck takes; the RPN sees all that the neck puts out, `pool` the first ones,
-    one for each of its scales.
+    levels: which of the backbone's maps the neck takes; RPN and head see all that the neck puts out.
     """
 
     config: RoIDetectorConfig
@@ -95,12 +79,11 @@ class RoIDetector(Detector[RoIRaw]):
         *,
         levels: Sequence[int],
         grid: AnchorGrid,
-        pool: RegionPool | None,
     ) -> None:
         super().__init__()
         self.config = config
         self.backbone, self.neck, self.rpn, self.head = backbone, neck, rpn, head
-        self.levels, self.grid, self.pool = tuple(levels), grid, pool
+        self.levels, self.grid = tuple(levels), grid
         self.input_keys = tuple(f"backbone.{key}" for key in backbone.input_keys)
         self.class_keys = tuple(f"head.{key}" for key in head.class_keys)
 
@@ -116,7 +99,8 @@ class RoIDetector(Detector[RoIRaw]):
 
     def regions(self, raw: RoIRaw, rois: Tensor) -> RegionOutput:
         """What the head makes of regions [R, 5], rows of (image, x1, y1, x2, y2) in pixels of the batch."""
-        return self.head(self.pool(raw.maps, rois))
+        output: RegionOutput = self.head(raw.maps, rois)
+        return output
 
     def losses(self, raw: RoIRaw, batch: ImageBatch) -> Losses:
         config = self.config

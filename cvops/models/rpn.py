@@ -23,34 +23,27 @@ from cvops.models.detection import (
 )
 from cvops.models.detection.images import MSRA_INPUT
 from cvops.models.detection.proposals import DEFAULT_PROPOSALS
-from cvops.models.detector import Detector, DetectorConfig, Losses
+from cvops.models.detector import BackboneConfig, Detector, Losses
 from cvops.models.head import RPNHead
 from cvops.models.model import Backbone
 from cvops.models.neck import FeaturePyramid
 from cvops.models.neck.fpn import detectron2_fpn, mmdet_fpn, torchvision_fpn
-from cvops.models.registry import Family, Variant, backbone_modules, create_backbone, register
+from cvops.models.registry import Family, Variant, register
 from cvops.models.weights import KeyMap
-from cvops.nn import NormName
 
 # --- variants ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
-class PyramidConfig(DetectorConfig):
+class PyramidConfig(BackboneConfig):
     """Settings of the detectors that propose regions on a pyramid from stride 4 on.
 
-    backbone, norm: a classification model of the zoo, and the normalisation in it (None: its own); `norm_eps` of it.
-    levels: its maps at strides 4, 8, 16 and 32.
-    stride_first: bottlenecks stride in their first convolution (detectron2's MSRA weights).
+    levels: the backbone's maps at strides 4, 8, 16 and 32.
     torchvision_anchors: corners of anchors are whole pixels, and spacing follows the maps' sizes.
     rpn: of the proposals.
     """
 
-    backbone: str = "resnet50"
-    norm: NormName | None = "frozen"
-    norm_eps: float = 1e-5
     levels: tuple[int, ...] = (1, 2, 3, 4)
-    stride_first: bool = False
     channels: int = 256
     torchvision_anchors: bool = False
     rpn: ProposalSettings = DEFAULT_PROPOSALS
@@ -134,20 +127,7 @@ def build_rpn(config: RPNConfig) -> RegionProposalNetwork:
     >>> [len(result["boxes"]) for result in model([torch.rand(3, 64, 80)])]
     [5]
     """
-    return RegionProposalNetwork(config, backbone_of(config))
-
-
-def backbone_of(config: PyramidConfig) -> Backbone:
-    """The backbone that the settings name."""
-    return create_backbone(config.backbone, in_chans=config.in_chans, **backbone_settings(config))
-
-
-def backbone_settings(config: PyramidConfig) -> dict[str, Any]:
-    """Settings of the classification model that the backbone is taken from."""
-    settings: dict[str, Any] = {}
-    if config.norm is not None:
-        settings |= {"norm": config.norm, "norm_eps": config.norm_eps}
-    return settings | ({"stride_first": True} if config.stride_first else {})
+    return RegionProposalNetwork(config, config.build_backbone())
 
 
 def pyramid_of(config: PyramidConfig, backbone: Backbone) -> FeaturePyramid:
@@ -171,7 +151,7 @@ def anchor_grid(config: PyramidConfig) -> AnchorGrid:
 
 def torchvision_modules(config: PyramidConfig) -> dict[str, str]:
     """torchvision: the RPN inside its Faster R-CNN."""
-    paths = backbone_modules(config.backbone, "torchvision", "backbone.body.", **backbone_settings(config))
+    paths = config.backbone_modules("torchvision", "backbone.body.")
     return (
         paths
         | torchvision_fpn(len(config.levels), "pool")
@@ -186,7 +166,7 @@ def torchvision_modules(config: PyramidConfig) -> dict[str, str]:
 
 def detectron2_modules(config: PyramidConfig) -> dict[str, str]:
     """detectron2."""
-    paths = backbone_modules(config.backbone, "detectron2", "backbone.bottom_up.", **backbone_settings(config))
+    paths = config.backbone_modules("detectron2", "backbone.bottom_up.")
     return (
         paths
         | detectron2_fpn(2, 5)
@@ -206,7 +186,7 @@ def detectron2_convention(config: PyramidConfig) -> dict[str, Any] | str:
 
 def mmdet_modules(config: PyramidConfig) -> dict[str, str]:
     """mmdetection; a network that is all RPN calls it `bbox_head` after loading, `rpn_head` in its files."""
-    paths = backbone_modules(config.backbone, "torchvision", "backbone.", **backbone_settings(config))
+    paths = config.backbone_modules("torchvision", "backbone.")
     paths |= mmdet_fpn(len(config.levels), "pool")
     for head in ("rpn_head", "bbox_head"):
         paths |= {

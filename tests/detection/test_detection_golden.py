@@ -60,7 +60,7 @@ def region_outputs(model: Detector, pixels: Tensor) -> Outputs:
     raw = model.network(pixels)
     boxes = synth_boxes(0, 24, *pixels.shape[2:])
     rois = torch.cat([boxes.new_zeros(24, 1), boxes], 1)
-    outputs = {"roi.pooled": model.pool(raw.maps, rois)}
+    outputs = {"roi.pooled": model.head.pool(raw.maps, rois)}
     # The codes of the background, which the head leaves out, are stored too.
     hook = model.head.boxes.register_forward_hook(lambda _, given, out: outputs.update({"roi.bbox_deltas": out}))
     outputs["roi.class_logits"] = model.regions(raw, rois).classes

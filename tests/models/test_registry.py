@@ -1,7 +1,7 @@
 """The registry: names, aliases, overrides, infos, and what it says to mistakes."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -69,7 +69,7 @@ def test_info_is_complete(name: str) -> None:
         assert 0 < info.preprocess.crop <= 1
     # Nobody publishes weights of AmoebaNet-A, or of D as TensorFlow has it, in a format to read here.
     assert len(info.checkpoints) > 1 or name.startswith(("amoebanet_a", "tf_amoebanet"))
-    json.dumps(dict(info.checkpoints))
+    json.dumps(dict(info.checkpoints), default=asdict)
 
 
 def test_lists_by_pattern_and_task() -> None:

@@ -56,7 +56,7 @@ def propose(
         rows = flatten_map(logits.detach(), 1)[:, :, 0]
         best, which = rows.topk(min(k, rows.shape[1]), dim=1)
         per_cell = logits.shape[1]
-        image = torch.arange(len(rows), device=rows.device)[:, None]
+        image = torch.arange(rows.shape[0], device=rows.device)[:, None]
         code = codes.detach().unflatten(1, (per_cell, 4)).flatten(3)[image, which % per_cell, :, which // per_cell]
         boxes.append(DeltaCoder().decode(code.to(level.dtype), level[which]))
         scores.append(best)

@@ -1,9 +1,17 @@
 """Heads that families share: feature maps to raw predictions. Postprocessing is not theirs."""
 
-from cvops.models.head.box import BoxHead, RegionOutput
+from cvops.models.head.box import BoxHead, RegionOutput, RegionPool
 from cvops.models.head.classification import ClassificationHead
 from cvops.models.head.dense import DenseHead
 from cvops.models.head.position_sensitive import PositionSensitiveHead
 from cvops.models.head.rpn import RPNHead
 
-__all__ = ["BoxHead", "ClassificationHead", "DenseHead", "PositionSensitiveHead", "RPNHead", "RegionOutput"]
+__all__ = [
+    "BoxHead",
+    "ClassificationHead",
+    "DenseHead",
+    "PositionSensitiveHead",
+    "RPNHead",
+    "RegionOutput",
+    "RegionPool",
+]

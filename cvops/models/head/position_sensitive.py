@@ -1,5 +1,7 @@
 """The head of R-FCN: score maps for the whole image, and the votes of a region."""
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -9,24 +11,28 @@ from cvops.ops import ps_roi_pool
 
 
 class PositionSensitiveHead(nn.Module):
-    """Position-sensitive score maps (Dai et al. 2016, arXiv:1605.06409, section 2): [B, in_channels, H, W] -> class
-    maps [B, (num_classes + 1) * size^2, H, W], the background first, and box maps [B, 4 * size^2, H, W] for all
-    classes.
+    """The votes of regions on position-sensitive score maps (Dai et al. 2016, arXiv:1605.06409, section 2).
 
-    Parts: `reduce` (1x1, ReLU), `classes`, `boxes` (1x1). `vote` gives what a region makes of the maps: each of its
-    size x size cells looks at a map of its own, and the mean of the cells counts.
+    `score_maps` makes the maps once for the image, [B, in_channels, H, W] -> class maps [B, (num_classes + 1) * size^2,
+    H, W], the background first, and box maps [B, 4 * size^2, H, W] for all classes. The head itself takes these and
+    regions [R, 5], rows of (image, x1, y1, x2, y2) in pixels of the batch, `1 / scale` of which are one of the maps:
+    each of a region's size x size cells looks at maps of its own, and the mean of the cells counts.
 
-    >>> head = PositionSensitiveHead(16, 20, channels=8)
-    >>> out = head.vote(*head(torch.zeros(1, 16, 8, 8)), torch.tensor([[0.0, 0, 0, 64, 64]]), 1 / 16)
-    >>> out.classes.shape, out.codes.shape
+    Parts: `reduce` (1x1, ReLU), `classes`, `boxes` (1x1).
+
+    >>> head = PositionSensitiveHead(16, 20, scale=1 / 16, channels=8)
+    >>> maps = head.score_maps(torch.zeros(1, 16, 8, 8))
+    >>> out = head(maps, torch.tensor([[0.0, 0, 0, 64, 64]])); out.classes.shape, out.codes.shape
     (torch.Size([1, 21]), torch.Size([1, 1, 4]))
     """
 
     background = "first"
 
-    def __init__(self, in_channels: int, num_classes: int, *, channels: int = 1024, size: int = 7) -> None:
+    def __init__(
+        self, in_channels: int, num_classes: int, *, scale: float, channels: int = 1024, size: int = 7
+    ) -> None:
         super().__init__()
-        self.size = size
+        self.scale, self.size = scale, size
         self.reduce = ConvNormAct(in_channels, channels, norm=None, bias=False)
         self.classes = nn.Conv2d(channels, (num_classes + 1) * size**2, 1, bias=False)
         self.boxes = nn.Conv2d(channels, 4 * size**2, 1, bias=False)
@@ -38,12 +44,12 @@ class PositionSensitiveHead(nn.Module):
         """State_dict entries with rows for each class."""
         return ("classes.weight",)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def score_maps(self, x: Tensor) -> list[Tensor]:
+        """[class maps, box maps] of a batch."""
         x = self.reduce(x)
-        return self.classes(x), self.boxes(x)
+        return [self.classes(x), self.boxes(x)]
 
-    def vote(self, classes: Tensor, boxes: Tensor, rois: Tensor, scale: float) -> RegionOutput:
-        """Class logits [R, num_classes + 1] and box codes [R, 1, 4] of regions [R, 5]; `scale` is that of the maps."""
-        votes = (ps_roi_pool(maps, rois, self.size, scale) for maps in (classes, boxes))
+    def forward(self, maps: Sequence[Tensor], rois: Tensor) -> RegionOutput:
+        votes = (ps_roi_pool(m, rois, self.size, self.scale) for m in maps)
         logits, codes = (F.adaptive_avg_pool2d(pooled, 1).flatten(1) for pooled in votes)
         return RegionOutput(logits, codes[:, None])
