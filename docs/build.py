@@ -94,6 +94,8 @@ def build_ops() -> str:
 
 def build_zoo() -> str:
     infos = [cvops.model_info(name) for name in cvops.list_models()]
+    urls = dict.fromkeys(info.accuracy.url for info in infos if info.accuracy is not None)
+    links = {url: str(number) for number, url in enumerate(urls, start=1)}
     parts = [ZOO_HEAD]
     for family in dict.fromkeys(info.family for info in infos):
         members = [info for info in infos if info.family == family]
@@ -110,22 +112,22 @@ def build_zoo() -> str:
             package = f"`{info.weights_package}`" if info.weights_package else ""
             rows.append(
                 f"| `{info.name}` | {info.parameters:,} | {gigamacs(info.macs)} | {info.preprocess} "
-                f"| {accuracy(info.accuracy)} | {whose} | {package} |"
+                f"| {accuracy(info.accuracy, links)} | {whose} | {package} |"
             )
         parts.append(f"## {family}\n\n{members[0].paper}\n\n" + "\n".join(rows) + "\n")
-    return "\n".join(parts)
+    return "\n".join(parts) + "\n" + "\n".join(f"[{name}]: {url}" for url, name in links.items()) + "\n"
 
 
 def gigamacs(macs: int | None) -> str:
     return f"{macs / 1e9:.3f} G" if macs is not None else ""
 
 
-def accuracy(published: Accuracy | None) -> str:
-    """The figure, linked to where it is published."""
+def accuracy(published: Accuracy | None, links: dict[str, str]) -> str:
+    """The figure, linked to where it is published by the name that the page gives to the address."""
     if published is None:
         return ""
     figure, source = str(published).split(" ", 1)
-    return f"{figure} [{source}]({published.url})"
+    return f"{figure} [{source}][{links[published.url]}]"
 
 
 # --- the picture ------------------------------------------------------------------------------------------------------
@@ -178,7 +180,7 @@ def plotted() -> list[tuple[str, ModelInfo]]:
         comparable = info.accuracy is not None and info.accuracy.size is None and info.macs is not None
         if comparable and (stem not in chosen or info.name != stem):
             chosen[stem] = info
-    order = list(COLOURS)
+    order = list(dict.fromkeys((*COLOURS, *(info.family for info in chosen.values()))))
     found = sorted(chosen.items(), key=lambda item: (order.index(item[1].family), item[1].macs or 0))
     return [(label(stem), info) for stem, info in found]
 
@@ -198,21 +200,23 @@ def draw(path: Path) -> None:
     axes.set_xscale("log")
     axes.set(xlim=(0.045, 160), ylim=(59.2, 87.0))
     points = []
+    colours: dict[str, str] = {}
     for family, group in groupby(plotted(), key=lambda item: item[1].family):
         members = [(text, info.macs / 1e9, info.accuracy.top1, info.parameters / 1e6) for text, info in group]  # type: ignore[union-attr,operator]
         _, x, y, size = zip(*members, strict=True)
+        colour = colours[family] = COLOURS.get(family, INK)
         if family in SERIES:
-            axes.plot(x, y, color=COLOURS[family], linewidth=1.1, alpha=0.55, zorder=2)
-        axes.scatter(x, y, [AREA * s for s in size], COLOURS[family], alpha=0.30, linewidths=0, zorder=3)
-        axes.scatter(x, y, 13, COLOURS[family], linewidths=0, zorder=4)
-        points += [(text, COLOURS[family], *place) for text, *place in members]
-    decorate(figure, axes)
+            axes.plot(x, y, color=colour, linewidth=1.1, alpha=0.55, zorder=2)
+        axes.scatter(x, y, [AREA * s for s in size], colour, alpha=0.30, linewidths=0, zorder=3)
+        axes.scatter(x, y, 13, colour, linewidths=0, zorder=4)
+        points += [(text, colour, *place) for text, *place in members]
+    decorate(figure, axes, colours)
     place_labels(axes, FigureCanvasAgg(figure).get_renderer(), points)
     figure.savefig(path, metadata={"Description": picture_data(), "Software": None})
 
 
-def decorate(figure: Any, axes: Any) -> None:
-    """Title, ticks, and the two keys: colour and area."""
+def decorate(figure: Any, axes: Any, colours: dict[str, str]) -> None:
+    """Title, ticks, and the two keys: colour by family, and area."""
     figure.text(0.062, 0.945, "Accuracy against multiply-adds", fontsize=19, weight="bold", color=INK)
     figure.text(
         0.062,
@@ -231,7 +235,7 @@ def decorate(figure: Any, axes: Any) -> None:
     axes.tick_params(length=0, labelsize=11, labelcolor=INK)
     for side in ("top", "right", "left", "bottom"):
         axes.spines[side].set_visible(False)
-    for i, (family, colour) in enumerate(COLOURS.items()):
+    for i, (family, colour) in enumerate(colours.items()):
         row = 72.4 - 1.15 * i
         axes.scatter([19], [row], 75, colour, linewidths=0)
         axes.text(22, row, family, fontsize=12, va="center", color=INK)

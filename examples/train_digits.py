@@ -5,12 +5,13 @@
     python examples/train_digits.py --variant dropblock  # blocks of 2 x 2 dropped from the last two stages
 
 The digits are scikit-learn's: 1797 grey images of 8 x 8 pixels. The last 360 in the order of the file are the test set:
-they are looked at once, after the last epoch, and nothing is chosen by them. Whole runs of the file are by one hand, so
-this split is harder, and more honest, than a shuffled one. Needs `pip install scikit-learn`. What it prints can be
-repeated: `--seed` fixes weights, batches, shifts and drops."""
+a run looks at them once, after the last epoch, and chooses nothing by them. A shuffled split would be easier, because
+neighbours in the file are alike: the nearest training image names 95.6 % of this test set rightly, 98.8 % of a shuffled
+one. Needs `pip install scikit-learn`. `--seed` fixes weights, batches, shifts and drops."""
 
 import argparse
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,7 +77,7 @@ def shifted(images: Tensor) -> Tensor:
     return images[torch.arange(len(images))[:, None, None], :, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)
 
 
-def train(model: nn.Module, digits: Digits, epochs: int, say: Any = print) -> Result:
+def train(model: nn.Module, digits: Digits, epochs: int, say: Callable[[str], None] = print) -> Result:
     """SGD with one cycle of the learning rate; a scheduled DropBlock reaches its rate at the end."""
     steps = -(-len(digits.labels) // BATCH)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)

@@ -1,6 +1,6 @@
-"""What describes a model before it is built: its settings, the preprocessing its weights expect, its paper and how well
-it was published to classify. Plain
-frozen data; the registry of names is in `registry.py`, the networks are in the family files."""
+"""What describes a model before it is built: its settings, the preprocessing its weights expect, its paper, and the
+accuracy that was published. Plain frozen data; the registry of names is in `registry.py`, the networks are in the
+family files."""
 
 import dataclasses
 import difflib

@@ -116,7 +116,7 @@ MACS = {
 
 
 def _by_google(top1: float) -> Accuracy:
-    return Accuracy(top1, "Google, FP32 checkpoint", f"{LITE_PAPER.url}/README.md")
+    return Accuracy(top1, "Google, FP32 checkpoint", LITE_PAPER.url)
 
 
 ACCURACY = {
