@@ -165,11 +165,13 @@ def test_roi_align(aligned: bool, tmp_path: Path) -> None:
 
 def test_a_roi_of_no_image_gives_zeros(tmp_path: Path) -> None:
     """As on CUDA; the CPU op raises."""
-    cvops.onnx.export(
+    program = cvops.onnx.export(
         Function(lambda x, rois: ops.roi_align(x, rois, 2)),
         (torch.ones(2, 1, 8, 8), torch.tensor([[1.0, 0, 0, 4, 4]] * 4)),
         tmp_path / "model.onnx",
+        opset=18,
     )
+    assert program.model.opset_imports[""] == 18
     runner = session(tmp_path / "model.onnx")
     rois = torch.tensor([[1.0, 0, 0, 4, 4], [2, 0, 0, 4, 4], [-1, 0, 0, 4, 4], [torch.nan, 0, 0, 4, 4]])
     names = [value.name for value in runner.get_inputs()]
