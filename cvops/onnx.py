@@ -220,7 +220,7 @@ def _mask_paste(masks: Value, boxes: Value, height: Any, width: Any) -> Value:
     far = op.CastLike(1e6, wide)
     axes = []
     for i, size in enumerate((width, height)):
-        count = op.Reshape(size, op.Constant(value_ints=[]))
+        count = op.Squeeze(op.Reshape(size, _ints(1)), _ints(0))
         centres = op.Range(op.Constant(value_int=0), op.Cast(count, to=_INT64), op.Constant(value_int=1))
         centres = op.Add(op.CastLike(centres, wide), op.CastLike(0.5, wide))
         at = op.Div(op.Sub(centres, _columns(low, i, i + 1)), _columns(extent, i, i + 1))
