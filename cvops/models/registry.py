@@ -215,7 +215,7 @@ def load_backbone(
     detector that is to be trained; `settings` as in `create_backbone`. Recognising, errors and log as `create_model`.
 
     >>> detector = create_model("retinanet_resnet50_fpn", num_classes=20)
-    >>> load_backbone(detector, "resnet50", torchvision.models.resnet50().state_dict())
+    >>> load_backbone(detector, "resnet50", timm.create_model("resnet50").state_dict())
     """
     source = create_model(name, weights=weights, **settings)
     state = source.get_submodule("backbone").state_dict()

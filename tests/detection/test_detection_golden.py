@@ -104,7 +104,26 @@ def position_sensitive_outputs(model: Detector, pixels: Tensor) -> Outputs:
     }
 
 
+def single_shot_outputs(model: Detector, pixels: Tensor) -> Outputs:
+    """Of SSD in torchvision's names."""
+    maps = model.backbone.features(pixels)
+    raw = model.network(pixels)
+    outputs = {f"feature.{i}": m for i, m in enumerate(model.neck([maps[i] for i in model.config.levels]))}
+    outputs["bbox_regression"] = torch.cat([flatten_map(m, 4) for m in raw.codes], 1)
+    outputs["cls_logits"] = torch.cat([flatten_map(m, model.config.num_classes + 1) for m in raw.classes], 1)
+    return outputs
+
+
+def lite_outputs(model: Detector, pixels: Tensor) -> Outputs:
+    """Of SSDLite in mmdetection's names."""
+    raw = model.network(pixels)
+    kinds = {"cls": raw.classes, "bbox": raw.codes}
+    return {f"{kind}.{i}": m for kind, levels in kinds.items() for i, m in enumerate(levels)}
+
+
 CASES = {
+    "SSD300-VGG16": Case("ssd300_vgg16", single_shot_outputs, first_label=1),
+    "SSDLite320-MobileNetV2": Case("ssdlite320_mobilenetv2", lite_outputs),
     "R-FCN_R101": Case("rfcn_resnet101", position_sensitive_outputs, {"norm": "batch"}),
     "RPN_R50-FPN": Case("rpn_resnet50_fpn", partial(proposal_outputs, ""), {"norm": "batch"}),
     "RPN_R50-FPN_detectron2": Case(
