@@ -1,5 +1,6 @@
 """Necks: feature maps of a backbone to the pyramid that heads work on."""
 
 from cvops.models.neck.fpn import FeaturePyramid
+from cvops.models.neck.pan import PathAggregation
 
-__all__ = ["FeaturePyramid"]
+__all__ = ["FeaturePyramid", "PathAggregation"]
