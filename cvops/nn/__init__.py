@@ -1,13 +1,20 @@
 """Layers and blocks that models share. Whole networks live in `cvops.models`, kernels in `cvops.ops`."""
 
-from cvops.nn.blocks import CascadedCrossChannelPooling, IndependentComponent, InvertedResidual, SqueezeExcite
+from cvops.nn.blocks import (
+    CascadedCrossChannelPooling,
+    IndependentComponent,
+    InvertedResidual,
+    PointwiseAttention,
+    SqueezeExcite,
+)
 from cvops.nn.cells import CellSpec, SearchedCell
 from cvops.nn.conv import Conv2dSame, ConvNormAct, Norm, Padding, make_activation, round_channels, same_padding
+from cvops.nn.csp import CSPStage, DarknetBlock
 from cvops.nn.drop import DropPath, ScheduledDropBlock2d, set_drop_progress
 from cvops.nn.fuse import fuse
 from cvops.nn.init import init_convnet
 from cvops.nn.norm import FrozenBatchNorm2d, NormName, make_norm
-from cvops.nn.pool import Pool2d
+from cvops.nn.pool import Pool2d, SpatialPyramidPool
 from cvops.nn.recompute import recompute
 from cvops.nn.residual import BasicBlock, Bottleneck, ICConv, ResidualOptions, SEPlacement
 from cvops.nn.separable import SeparableConvNormAct, SeparableTwice
@@ -15,10 +22,12 @@ from cvops.nn.separable import SeparableConvNormAct, SeparableTwice
 __all__ = [
     "BasicBlock",
     "Bottleneck",
+    "CSPStage",
     "CascadedCrossChannelPooling",
     "CellSpec",
     "Conv2dSame",
     "ConvNormAct",
+    "DarknetBlock",
     "DropPath",
     "FrozenBatchNorm2d",
     "ICConv",
@@ -27,6 +36,7 @@ __all__ = [
     "Norm",
     "NormName",
     "Padding",
+    "PointwiseAttention",
     "Pool2d",
     "ResidualOptions",
     "SEPlacement",
@@ -34,6 +44,7 @@ __all__ = [
     "SearchedCell",
     "SeparableConvNormAct",
     "SeparableTwice",
+    "SpatialPyramidPool",
     "SqueezeExcite",
     "fuse",
     "init_convnet",

@@ -6,6 +6,7 @@ from cvops.models.head.dense import DenseHead
 from cvops.models.head.position_sensitive import PositionSensitiveHead
 from cvops.models.head.rpn import RPNHead
 from cvops.models.head.ssd import SSDHead
+from cvops.models.head.yolo import YOLOHead
 
 __all__ = [
     "BoxHead",
@@ -16,4 +17,5 @@ __all__ = [
     "RegionOutput",
     "RegionPool",
     "SSDHead",
+    "YOLOHead",
 ]

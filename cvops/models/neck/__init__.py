@@ -2,5 +2,6 @@
 
 from cvops.models.neck.extra import ExtraLayer, ExtraLayers
 from cvops.models.neck.fpn import FeaturePyramid
+from cvops.models.neck.pan import PathAggregation
 
-__all__ = ["ExtraLayer", "ExtraLayers", "FeaturePyramid"]
+__all__ = ["ExtraLayer", "ExtraLayers", "FeaturePyramid", "PathAggregation"]
