@@ -1,6 +1,15 @@
 """Backbones that several families share: an image to feature maps of declared channels and strides."""
 
+from cvops.models.backbone.hourglass import Hourglass, HourglassNet
 from cvops.models.backbone.inverted_residual import InvertedResidualConfig, InvertedResidualNet, Stage
 from cvops.models.backbone.resnet import ResidualConfig, ResidualNet
 
-__all__ = ["InvertedResidualConfig", "InvertedResidualNet", "ResidualConfig", "ResidualNet", "Stage"]
+__all__ = [
+    "Hourglass",
+    "HourglassNet",
+    "InvertedResidualConfig",
+    "InvertedResidualNet",
+    "ResidualConfig",
+    "ResidualNet",
+    "Stage",
+]
