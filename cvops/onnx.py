@@ -1,9 +1,9 @@
 """Export to ONNX: `export` for any module, and the standard operators that stand for each custom op of cvops. Capture
-and everything of torch itself is `torch.onnx`. Ops that only training has (losses, gradients, drops; drops are the
-identity in eval mode) and soft_nms, ps_roi_align, ps_roi_pool and roi_pool have no ONNX form here.
+and everything of torch itself is `torch.onnx`. Drops are the identity in eval mode, losses and gradients are not
+exported, and soft_nms, matrix_nms, match_boxes, roi_pool, ps_roi_align and ps_roi_pool have no ONNX form here.
 
 A lowering takes the arguments of the op's schema, tensors as symbolic values of ONNX, and records operators of opset 18
-(a note says where one is newer). Half types compute in float32, as the ops do."""
+(19 for DeformConv). Half types compute in float32, as the ops do."""
 
 import math
 import os
@@ -27,7 +27,7 @@ Value = Any
 _FLOAT, _INT64 = 1, 7  # TensorProto.DataType
 _LOWEST = torch.finfo(torch.float32).min
 _END = 2**63 - 1  # of a slice: everything
-_LARGEST_SIZE = 1 << 14  # of a map whose size is left free, where a lowering depends on it
+_LARGEST_SIZE = 1 << 14  # pixels
 
 
 def export(
@@ -93,7 +93,11 @@ def export(
 
 def lowerings() -> dict[Callable[..., Any], Callable[..., Any]]:
     """What stands for each op of cvops: a `custom_translation_table` for those who call `torch.onnx.export`
-    themselves."""
+    themselves.
+
+    >>> torch.ops.cvops.roi_align.default in lowerings()
+    True
+    """
     return {getattr(torch.ops.cvops, name).default: function for name, function in _LOWERINGS.items()}
 
 
@@ -165,7 +169,7 @@ def _deform_conv2d(
 
 
 def _corner_pool(input: Value, direction: int) -> Value:
-    """A running maximum in steps of 1, 2, 4, ... pixels."""
+    """A running maximum in steps of 1, 2, 4, ... pixels; of a map of free size over up to `_LARGEST_SIZE` pixels."""
     op = _opset()
     name = DIRECTIONS[direction]
     axis = 2 if name in ("top", "bottom") else 3
@@ -216,7 +220,7 @@ def _mask_paste(masks: Value, boxes: Value, height: Any, width: Any) -> Value:
     far = op.CastLike(1e6, wide)
     axes = []
     for i, size in enumerate((width, height)):
-        count = op.Reshape(size, op.Constant(value_ints=[]))
+        count = op.Squeeze(op.Reshape(size, _ints(1)), _ints(0))
         centres = op.Range(op.Constant(value_int=0), op.Cast(count, to=_INT64), op.Constant(value_int=1))
         centres = op.Add(op.CastLike(centres, wide), op.CastLike(0.5, wide))
         at = op.Div(op.Sub(centres, _columns(low, i, i + 1)), _columns(extent, i, i + 1))

@@ -165,11 +165,13 @@ def test_roi_align(aligned: bool, tmp_path: Path) -> None:
 
 def test_a_roi_of_no_image_gives_zeros(tmp_path: Path) -> None:
     """As on CUDA; the CPU op raises."""
-    cvops.onnx.export(
+    program = cvops.onnx.export(
         Function(lambda x, rois: ops.roi_align(x, rois, 2)),
         (torch.ones(2, 1, 8, 8), torch.tensor([[1.0, 0, 0, 4, 4]] * 4)),
         tmp_path / "model.onnx",
+        opset=18,
     )
+    assert program.model.opset_imports[""] == 18
     runner = session(tmp_path / "model.onnx")
     rois = torch.tensor([[1.0, 0, 0, 4, 4], [2, 0, 0, 4, 4], [-1, 0, 0, 4, 4], [torch.nan, 0, 0, 4, 4]])
     names = [value.name for value in runner.get_inputs()]
@@ -234,6 +236,29 @@ def test_nms_of_free_size(tmp_path: Path) -> None:
 
     examples = [tuple(t[0] for t in crowded(1, count)) for count in (50, 80)]
     check(suppress, examples, ({0: "boxes"},) * 3, tmp_path)
+
+
+def test_half_types(tmp_path: Path) -> None:
+    """They compute in float32 there too, so the results are the same to a rounding."""
+
+    def all_ops(
+        maps: Tensor, rois: Tensor, boxes: Tensor, scores: Tensor, masks: Tensor, offset: Tensor
+    ) -> list[Tensor]:
+        return [
+            ops.roi_align(maps, rois, 2, 0.25, 2, True),
+            ops.multiscale_roi_align([maps, maps[..., ::2, ::2]], rois, 2, [1 / 2, 1 / 4]),
+            ops.mask_paste(masks, rois[:, 1:], (20, 20), None),
+            ops.deform_conv2d(maps, offset, torch.ones(1, 3, 1, 1).half()),
+            ops.box_iou(boxes[0], boxes[0]),
+            *ops.batched_nms_padded(boxes, scores, None, 0.5, 5),
+            *ops.heatmap_peaks(maps, 4),
+            ops.corner_pool(maps, "top"),
+        ]
+
+    rois = torch.tensor([[0.0, 0, 0, 9, 9], [1, 3, 3, 15, 16]])
+    made = torch.randn(2, 3, 8, 8), boxes_of(2, 9), torch.rand(2, 9), torch.rand(2, 1, 7, 7), torch.randn(2, 2, 8, 8)
+    maps, boxes, scores, masks, offset = (t.half() for t in made)
+    check(all_ops, [(maps, rois, boxes, scores, masks, offset)], ({},) * 6, tmp_path, rtol=1e-3)
 
 
 # --- models -----------------------------------------------------------------------------------------------------------

@@ -85,8 +85,8 @@ py::tuple evaluate(size_t categories, size_t images, const std::optional<Array<i
   for (size_t i = 0; i < found.count; ++i) {
     if (std::isnan(found.score[i])) throw std::invalid_argument("found_score is not a number at " + std::to_string(i));
   }
-  if (iou_thresholds.empty() || max_detections.empty()) {
-    throw std::invalid_argument("iou_thresholds and max_detections must not be empty");
+  if (iou_thresholds.empty() || area_ranges.empty() || max_detections.empty()) {
+    throw std::invalid_argument("iou_thresholds, area_ranges and max_detections must not be empty");
   }
   for (const double threshold : iou_thresholds) {
     if (std::isnan(threshold)) throw std::invalid_argument("iou_thresholds must be numbers");

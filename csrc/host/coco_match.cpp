@@ -71,8 +71,8 @@ double CellMatcher::iou(const Shape& found, const Shape& truth, bool crowd) cons
   const double of_boxes = box_iou(found.box, truth.box, crowd);
   if (found_.boxes || !(of_boxes > 0)) return of_boxes;
   const auto runs = [&](const Shape& shape) { return RunsView{runs_.data() + shape.first_run, shape.runs}; };
-  const auto [small, large] = std::minmax(found.pixels, truth.pixels);
-  const uint32_t most = crowd ? found.pixels : small;  // at best the smaller mask lies inside the larger
+  // At best the smaller mask lies inside the larger, and a detection inside the crowd.
+  const uint32_t most = crowd ? found.pixels : std::min(found.pixels, truth.pixels);
   if (mask_iou(most, found.pixels, truth.pixels, crowd) < least_needed_) return 0;
   return mask_iou(intersection_area(runs(found), runs(truth)), found.pixels, truth.pixels, crowd);
 }

@@ -9,6 +9,7 @@ files that cannot be what was meant raise a `CocoFormatError`.
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Hashable, Mapping, Sequence
 from os import PathLike
@@ -166,11 +167,17 @@ def _found_columns(results: Objects, images: _Images, iou_type: str) -> dict[str
 def _load(source: Any) -> Any:
     if not isinstance(source, str | PathLike):
         return source
+    # Half a million small objects, none of them in a cycle: looking for cycles among them takes as long as the reading.
+    collecting = gc.isenabled()
+    gc.disable()
     try:
         with Path(source).open(encoding="utf-8") as file:
             return json.load(file)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CocoFormatError(f"{source} is not JSON: {error}") from None
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _column(objects: Objects, name: str, key: str) -> list[Any]:
@@ -211,7 +218,7 @@ def _floats(values: list[Any], shape: tuple[int, ...], complaint: str) -> NDArra
         except ValueError:
             return None
         fits = array.shape == (len(part), *shape) and array.dtype.kind in "iufb" and np.isfinite(array).all()
-        return array.astype(np.float64) if fits else None
+        return array.astype(np.float64, copy=False) if fits else None
 
     whole = convert(values)
     if whole is not None:

@@ -199,7 +199,7 @@ def read_saved(weights: str | os.PathLike[str] | Mapping[str, Any]) -> SavedMode
         return None
     try:
         content = json.loads(text)
-        saved = SavedModel(content["model"], {key: _as_setting(value) for key, value in content["config"].items()})
+        saved = SavedModel(str(content["model"]), {k: _as_setting(v) for k, v in content["config"].items()})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(f"{path}: its description of the model is damaged ({error!r})") from error
     return saved

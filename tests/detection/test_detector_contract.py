@@ -44,6 +44,13 @@ TARGETS = [
 ]
 
 
+@pytest.mark.parametrize("name", [info.name for info in INFOS])
+def test_parameters_are_as_many_as_the_info_says(name: str) -> None:
+    with torch.device("meta"):
+        model = cvops.create_model(name)
+    assert sum(p.numel() for p in model.parameters()) == cvops.model_info(name).parameters
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_losses_and_detections(name: str) -> None:
     model = build(name)

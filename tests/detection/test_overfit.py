@@ -22,7 +22,7 @@ class Recipe:
 
     model: str
     settings: dict[str, Any] = field(default_factory=dict)
-    steps: int = 60
+    steps: int = 40
     rate: float = 2e-3
 
 
@@ -31,7 +31,7 @@ RECIPES = {
     "FCOS": Recipe("fcos_resnet50_fpn_exp", {**SMALL_PYRAMID, "head_convs": 1}),
     "RetinaNet": Recipe("retinanet_resnet50_fpn_c5", {**SMALL_PYRAMID, "head_convs": 1, "head_norm": "group"}),
     "RetinaNet ATSS": Recipe("retinanet_resnet50_fpn_atss", {**SMALL_PYRAMID, "head_convs": 1}),
-    "Faster R-CNN": Recipe("fasterrcnn_mobilenetv2_fpn", {**SMALL_PYRAMID, "samples": 64}),
+    "Faster R-CNN": Recipe("fasterrcnn_mobilenetv2_fpn", {**SMALL_PYRAMID, "samples": 64}, steps=60),
 }
 
 

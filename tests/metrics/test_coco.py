@@ -366,6 +366,7 @@ def test_evaluations_that_do_not_go_together() -> None:
         ({"found_score": [np.nan]}, "found_score is not a number"),
         ({"truth_crowd": []}, r"truth_crowd must have shape \[1\]"),
         ({"iou_thresholds": []}, "must not be empty"),
+        ({"area_ranges": []}, "must not be empty"),
         ({"iou_thresholds": [np.nan]}, "iou_thresholds must be numbers"),
         ({"recall_thresholds": [1.5]}, "recall_thresholds must be in 0 to 1"),
         ({"max_detections": [5, 1]}, "max_detections must be at least 1 and ascend"),

@@ -34,7 +34,8 @@ def synth_tensor(key: str, shape: tuple[int, ...], seed: int, gain: float = 1.0)
     other multipliers, small normals for biases and running means."""
     draw = generator(f"{seed}:{key}")
     if len(shape) >= 2:
-        values = draw.standard_normal(shape) * (math.sqrt(2 / math.prod(shape[1:])) * 0.9 * gain)
+        values = draw.standard_normal(shape)
+        values *= math.sqrt(2 / math.prod(shape[1:])) * 0.9 * gain
     elif key.endswith("running_var"):
         values = draw.uniform(0.5, 1.5, shape)
     elif not shape or key.endswith(("weight", "weights", "scale", "gamma")):

@@ -1,6 +1,7 @@
 """The public implementations that the zoo is compared with: which of them has a model of the same name, how to build
 it quickly, and random weights that leave no layer without influence."""
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -82,11 +83,17 @@ PEERS: dict[str, Callable[[str], nn.Module | None]] = {
 
 def build_peer(publisher: str, name: str, seed: int = 0) -> nn.Module | None:
     """The publisher's model in eval mode with random weights, or None if it has none of that name."""
-    with torch.device("meta"):
-        peer = PEERS[publisher](name)
+    peer = build_meta_peer(publisher, name)
     return None if peer is None else randomise(peer.to_empty(device="cpu"), seed, smallest_side(name)).eval()
 
 
+def build_meta_peer(publisher: str, name: str) -> nn.Module | None:
+    """The publisher's model without memory for its weights."""
+    with torch.device("meta"):
+        return PEERS[publisher](name)
+
+
+@functools.cache
 def smallest_side(name: str) -> int:
     """Of images to compare with: 64 pixels, or more where the network needs more."""
     with torch.device("meta"):
@@ -143,7 +150,7 @@ def randomise(model: nn.Module, seed: int = 0, side: int = 64) -> nn.Module:
 
         norms = [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
         hooks = [norm.register_forward_pre_hook(set_statistics) for norm in norms]
-        model.eval()(images(8, side, side))
+        model.eval()(images(4, side, side))
         for hook in hooks:
             hook.remove()
     return model

@@ -131,8 +131,10 @@ def test_counter_knows_our_convolutions_and_leaves_the_model_alone() -> None:
 
 
 @pytest.mark.parametrize("name", cvops.list_models(task="classification"))
-def test_accuracies_have_sources(name: str) -> None:
-    published = cvops.model_info(name).accuracy
+def test_figures_are_there_and_accuracies_have_sources(name: str) -> None:
+    info = cvops.model_info(name)
+    assert info.macs is not None
+    published = info.accuracy
     if published is None:
         assert name.startswith(("amoebanet_a_4", "amoebanet_d", "tf_amoebanet", "efficientnet_"))
         return
@@ -142,7 +144,7 @@ def test_accuracies_have_sources(name: str) -> None:
         weights = torchvision.models.get_model_weights("mobilenet_v2" if name.startswith("mobile") else name)
         assert published.source == "torchvision IMAGENET1K_V1"
         assert published.top1 == weights.IMAGENET1K_V1.meta["_metrics"]["ImageNet-1K"]["acc@1"]
-        assert round(cvops.model_info(name).macs / 1e9, 3) == weights.IMAGENET1K_V1.meta["_ops"]
+        assert round(info.macs / 1e9, 3) == weights.IMAGENET1K_V1.meta["_ops"]
 
 
 def test_picture_shows_today_s_figures() -> None:

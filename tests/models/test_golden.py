@@ -39,7 +39,7 @@ def test_output_equals_the_stored_one(case_name: str) -> None:
     case = golden.load_case(case_name)
     with torch.device("meta"):
         model = cvops.create_model(CASES[case_name], **SETTINGS.get(case_name, {}))
-    model = model.to_empty(device="cpu").double().eval()
+    model = model.double().to_empty(device="cpu").eval()
     report = load_weights(model, golden.synth_state(case["manifest"], case["seed"], case["gain"]))
     assert report.complete
     with torch.inference_mode():

@@ -10,54 +10,10 @@ from torch import nn
 import cvops
 from cvops.models import UnknownModelError, registry
 
-# Parameters as other people's code or papers count them.
-PUBLISHED_PARAMETERS = {
-    "mobilenetv2_100": 3_504_872,
-    **dict(
-        zip(
-            (f"efficientnet_b{i}" for i in range(8)),
-            (5_288_548, 7_794_184, 9_109_994, 12_233_232, 19_341_616, 30_389_784, 43_040_704, 66_347_960),
-            strict=True,
-        )
-    ),
-    "efficientnet_lite0": 4_652_008,
-    "efficientnet_lite1": 5_416_680,
-    "efficientnet_lite2": 6_092_072,
-    "xception": 22_855_952,
-    "inception_resnet_v2": 55_843_464,
-    "nasnetalarge": 88_753_150,
-    "nasnetamobile": 5_289_978,
-    "amoebanet_d_18_208": 81_505_540,
-    "amoebanet_d_18_256": 122_470_120,
-    "tf_amoebanet_d_18_256": 121_911_016,
-    "amoebanet_a_4_50": 5_086_898,
-    "amoebanet_a_6_190": 86_718_765,
-    "amoebanet_a_6_448": 468_151_184,
-    "resnet18": 11_689_512,
-    "resnet34": 21_797_672,
-    "resnet50": 25_557_032,
-    "resnet101": 44_549_160,
-    "resnet152": 60_192_808,
-    "resnext50_32x4d": 25_028_904,
-    "resnext101_32x8d": 88_791_336,
-    "resnext101_64x4d": 83_455_272,
-    "legacy_seresnet50": 28_088_024,
-    "legacy_seresnext50_32x4d": 27_559_896,
-    "legacy_senet154": 115_088_984,
-}
-
 
 def build_meta(name: str, **settings: object) -> nn.Module:
     with torch.device("meta"):
         return cvops.create_model(name, **settings)
-
-
-@pytest.mark.parametrize("name", cvops.list_models())
-def test_parameters_are_as_many_as_the_info_says(name: str) -> None:
-    count = sum(p.numel() for p in build_meta(name).parameters())
-    assert count == cvops.model_info(name).parameters
-    known = PUBLISHED_PARAMETERS.get(name, PUBLISHED_PARAMETERS.get(name.removeprefix("tf_"), count))
-    assert count == known
 
 
 @pytest.mark.parametrize("name", cvops.list_models())
