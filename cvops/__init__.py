@@ -16,7 +16,7 @@ except PackageNotFoundError:  # run from a source folder that was built but not 
 
 _library.load()
 
-from cvops import models, nn, onnx, ops, patch  # noqa: E402
+from cvops import models, nn, onnx, ops, patch, visualize  # noqa: E402
 from cvops.models import create_model, list_models, load_model, model_info, save_model  # noqa: E402
 from cvops.rewrite import accelerate  # noqa: E402
 
@@ -33,4 +33,5 @@ __all__ = [
     "ops",
     "patch",
     "save_model",
+    "visualize",
 ]
