@@ -65,6 +65,8 @@ class CenterAssigner:
     ranges: tuple[tuple[float, float], ...] = ((0, 64), (64, 128), (128, 256), (256, 512), (512, float("inf")))
 
     def __call__(self, anchors: Anchors, boxes: Tensor, valid: Tensor) -> Tensor:
+        if len(self.ranges) != len(anchors.counts):
+            raise ValueError(f"ranges must be one for each of the {len(anchors.counts)} levels, got {len(self.ranges)}")
         points, strides = anchor_points(anchors.boxes)
         low, high = per_anchor(anchors, torch.tensor(self.ranges, device=boxes.device, dtype=boxes.dtype)).unbind(1)
         best = boxes.new_full((len(boxes), len(points)), torch.inf)
