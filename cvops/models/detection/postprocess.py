@@ -109,15 +109,20 @@ def detect_dense(
     iou_threshold: float,
     candidates: int,
     max_detections: int,
+    all_levels: bool = False,
 ) -> Detections:
-    """Detections of a dense head; `sizes` [B, 2] are the images' heights and widths. Of each level the `candidates`
-    best pairs above `score_threshold` are decoded, clipped to the image and go through NMS within their class."""
+    """Detections of a dense head; `sizes` [B, 2] are the images' heights and widths. Of each level, or of `all_levels`
+    together, the `candidates` best pairs above `score_threshold` are decoded, clipped to the image and go through NMS
+    within their class."""
     quality = output.quality if output.quality is not None else [None] * len(output.codes)
     found = [
         best_of_level(classes, codes, good, level, coder, candidates, score_threshold)
         for classes, codes, good, level in zip(output.classes, output.codes, quality, anchors.levels(), strict=True)
     ]
     boxes, scores, labels = (torch.cat(parts, 1) for parts in zip(*found, strict=True))
+    if all_levels:  # the best of all are among the best of each
+        scores, which = scores.topk(min(candidates, scores.shape[1]), dim=1)
+        boxes, labels = boxes.gather(1, which[:, :, None].expand(-1, -1, 4)), labels.gather(1, which)
     return suppress(
         clip_boxes(boxes, sizes),
         scores,
