@@ -5,6 +5,7 @@ from cvops.models.head.classification import ClassificationHead
 from cvops.models.head.dense import DenseHead
 from cvops.models.head.position_sensitive import PositionSensitiveHead
 from cvops.models.head.rpn import RPNHead
+from cvops.models.head.separable import SeparableHead
 
 __all__ = [
     "BoxHead",
@@ -14,4 +15,5 @@ __all__ = [
     "RPNHead",
     "RegionOutput",
     "RegionPool",
+    "SeparableHead",
 ]
