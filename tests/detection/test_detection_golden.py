@@ -126,6 +126,21 @@ CASES = {
     "SSD300-VGG16": Case("ssd300_vgg16", single_shot_outputs, first_label=1),
     "SSDLite320-MobileNetV2": Case("ssdlite320_mobilenetv2", lite_outputs),
     "YOLOv4_CSPDarknet53+SPP+PANet": Case("yolov4", yolov4_outputs),
+def level_outputs(names: tuple[str, str], model: Detector, pixels: Tensor) -> Outputs:
+    """Of EfficientDet, whose maps are stored as they are: class logits and box codes of each level."""
+    raw = model.network(pixels)
+    return {
+        f"{name}.{i}": m for name, maps in zip(names, (raw.classes, raw.codes), strict=True) for i, m in enumerate(maps)
+    }
+
+
+CASES = {
+    **{
+        f"EfficientDet-{size.upper()}": Case(
+            f"tf_efficientdet_{size}", partial(level_outputs, ("class", "box")), first_label=1
+        )
+        for size in ("d0", "d1", "d2", "d3", "d4", "d5", "d6", "d7", "d7x")
+    },
     "R-FCN_R101": Case("rfcn_resnet101", position_sensitive_outputs, {"norm": "batch"}),
     "RPN_R50-FPN": Case("rpn_resnet50_fpn", partial(proposal_outputs, ""), {"norm": "batch"}),
     "RPN_R50-FPN_detectron2": Case(
@@ -192,6 +207,7 @@ def test_detections_equal_the_stored_ones(name: str) -> None:
         "nms_thresh": "iou_threshold",
         "detections_per_img": "max_detections",
         "post_nms_topk": "max_detections",
+        "max_det_per_image": "max_detections",
     }
     model = build(case, stored, **{ours: wanted[theirs] for theirs, ours in names.items() if theirs in wanted})
     transform = replace(model.config.transform, resize="none")

@@ -5,6 +5,7 @@ from cvops.models.head.classification import ClassificationHead
 from cvops.models.head.dense import DenseHead
 from cvops.models.head.position_sensitive import PositionSensitiveHead
 from cvops.models.head.rpn import RPNHead
+from cvops.models.head.separable import SeparableHead
 from cvops.models.head.ssd import SSDHead
 from cvops.models.head.yolo import YOLOHead
 
@@ -17,5 +18,6 @@ __all__ = [
     "RegionOutput",
     "RegionPool",
     "SSDHead",
+    "SeparableHead",
     "YOLOHead",
 ]
