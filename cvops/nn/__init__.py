@@ -3,6 +3,7 @@
 from cvops.nn.blocks import CascadedCrossChannelPooling, IndependentComponent, InvertedResidual, SqueezeExcite
 from cvops.nn.cells import CellSpec, SearchedCell
 from cvops.nn.conv import Conv2dSame, ConvNormAct, Norm, Padding, make_activation, round_channels, same_padding
+from cvops.nn.deform import DeformConvNormAct
 from cvops.nn.drop import DropPath, ScheduledDropBlock2d, set_drop_progress
 from cvops.nn.fuse import fuse
 from cvops.nn.init import init_convnet
@@ -19,6 +20,7 @@ __all__ = [
     "CellSpec",
     "Conv2dSame",
     "ConvNormAct",
+    "DeformConvNormAct",
     "DropPath",
     "FrozenBatchNorm2d",
     "ICConv",

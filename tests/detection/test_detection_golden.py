@@ -104,7 +104,21 @@ def position_sensitive_outputs(model: Detector, pixels: Tensor) -> Outputs:
     }
 
 
+def point_outputs(model: Detector, pixels: Tensor) -> Outputs:
+    """Of CenterNet; with two hourglasses the outputs of each."""
+    raw = model.network(pixels)
+    prefixes = [""] if len(raw.heat) == 1 else [f"stack{i}." for i in range(len(raw.heat))]
+    return {
+        f"{prefix}{name}": maps[i]
+        for i, prefix in enumerate(prefixes)
+        for name, maps in (("hm", raw.heat), ("wh", raw.boxes), ("reg", raw.offsets))
+    }
+
+
 CASES = {
+    "CenterNet_ResNet-18-DCN": Case("centernet_resnet18_dcn", point_outputs),
+    "CenterNet_DLA-34_DCN": Case("centernet_dla34", point_outputs),
+    "CenterNet_Hourglass-104": Case("centernet_hourglass104", point_outputs),
     "R-FCN_R101": Case("rfcn_resnet101", position_sensitive_outputs, {"norm": "batch"}),
     "RPN_R50-FPN": Case("rpn_resnet50_fpn", partial(proposal_outputs, ""), {"norm": "batch"}),
     "RPN_R50-FPN_detectron2": Case(

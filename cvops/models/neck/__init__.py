@@ -1,5 +1,6 @@
 """Necks: feature maps of a backbone to the pyramid that heads work on."""
 
 from cvops.models.neck.fpn import FeaturePyramid
+from cvops.models.neck.upsampling import DeepAggregation, DeformUpsampling
 
-__all__ = ["FeaturePyramid"]
+__all__ = ["DeepAggregation", "DeformUpsampling", "FeaturePyramid"]
