@@ -93,11 +93,18 @@ Array<double> rle_iou(const py::sequence& found_counts, const py::sequence& trut
   Array<double> out({static_cast<py::ssize_t>(found.size()), static_cast<py::ssize_t>(truth.size())});
   double* data = out.mutable_data();
   std::vector<uint32_t> truth_area;
-  for (const Runs& mask : truth) truth_area.push_back(area(view(mask)));
+  std::vector<Box> truth_box;
+  for (const Runs& mask : truth) {
+    truth_area.push_back(area(view(mask)));
+    truth_box.push_back(bounding_box(view(mask), size.height));
+  }
   for (const Runs& mask : found) {
     const uint32_t found_area = area(view(mask));
+    const Box box = bounding_box(view(mask), size.height);
     for (size_t g = 0; g < truth.size(); ++g) {
-      *data++ = mask_iou(intersection_area(view(mask), view(truth[g])), found_area, truth_area[g], crowd.data()[g]);
+      const bool meet = box_iou(box, truth_box[g], false) > 0;
+      const uint32_t inner = meet ? intersection_area(view(mask), view(truth[g])) : 0;
+      *data++ = mask_iou(inner, found_area, truth_area[g], crowd.data()[g]);
     }
   }
   return out;

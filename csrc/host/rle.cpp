@@ -1,7 +1,6 @@
 #include "host/rle.h"
 
 #include <algorithm>
-#include <cstring>
 #include <limits>
 #include <stdexcept>
 
@@ -39,6 +38,7 @@ class CountReader {
   bool ones_ = false;
 };
 
+constexpr size_t kBlock = 32;  // pixels that encode compares at once: a few vector registers
 constexpr int kPayloadBits = 5, kPayload = 31, kMore = 32, kSign = 16, kZeroCharacter = 48;
 
 }  // namespace
@@ -121,7 +121,7 @@ Runs from_counts(const int64_t* counts, size_t count, uint32_t pixels) {
   return runs;
 }
 
-// Where a pixel differs from the one before it, down the columns: rows are compared with the row above, eight pixels at
+// Where a pixel differs from the one before it, down the columns: rows are compared with the row above, many pixels at
 // a time, since memory lies along them and most of a mask is flat. The few places found are sorted afterwards.
 Runs encode(const uint8_t* mask, Size size) {
   const size_t height = size.height, width = size.width;
@@ -136,12 +136,11 @@ Runs encode(const uint8_t* mask, Size size) {
   for (size_t y = 1; y < height; ++y) {
     const uint8_t *row = mask + y * width, *above = row - width;
     size_t x = 0;
-    for (; x + 8 <= width; x += 8) {
-      uint64_t a, b;
-      std::memcpy(&a, above + x, 8);
-      std::memcpy(&b, row + x, 8);
-      if (a == b) continue;
-      for (size_t i = x; i < x + 8; ++i) {
+    for (; x + kBlock <= width; x += kBlock) {
+      uint8_t difference = 0;
+      for (size_t i = x; i < x + kBlock; ++i) difference |= row[i] ^ above[i];
+      if (difference == 0) continue;
+      for (size_t i = x; i < x + kBlock; ++i) {
         if (row[i] != above[i]) note(y, i);
       }
     }
@@ -186,8 +185,13 @@ Box bounding_box(RunsView runs, uint32_t height) {
 }
 
 uint32_t intersection_area(RunsView a, RunsView b) {
+  if (a.size == 0 || b.size == 0) return 0;
+  // The columns before the other mask begins are passed over at once; the loop ends with the mask that ends first.
+  const auto from = [](RunsView runs, uint32_t pixel) {
+    return std::partition_point(runs.begin(), runs.end(), [pixel](const Run& run) { return run.end <= pixel; });
+  };
   uint32_t sum = 0;
-  for (const Run *i = a.begin(), *j = b.begin(); i != a.end() && j != b.end();) {
+  for (const Run *i = from(a, b.data->begin), *j = from(b, a.data->begin); i != a.end() && j != b.end();) {
     const uint32_t begin = std::max(i->begin, j->begin), end = std::min(i->end, j->end);
     if (begin < end) sum += end - begin;
     i->end < j->end ? ++i : ++j;

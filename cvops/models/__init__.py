@@ -14,7 +14,9 @@ from cvops.models import retinanet as retinanet
 from cvops.models import rfcn as rfcn
 from cvops.models import rpn as rpn
 from cvops.models import senet as senet
+from cvops.models import ssd as ssd
 from cvops.models import xception as xception
+from cvops.models import yolov4 as yolov4
 from cvops.models.checkpoint import load_model, save_model
 from cvops.models.classifier import ImageClassifier
 from cvops.models.config import Accuracy, ModelConfig, Paper, Preprocess

@@ -1,13 +1,14 @@
 """The two contracts of the zoo: `Backbone` (an image to feature maps, with their channels and strides declared) and
 `Model` (anything `create_model` returns). Families fill them in; tasks add assemblies, such as `classifier.py`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from torch import Tensor, nn
 
 from cvops.models.config import ModelConfig
-from cvops.models.weights import KeyMap, WeightsReport
+from cvops.models.weights import KeyMap, Reader, WeightsReport
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,14 @@ class Model(nn.Module):
     """What `create_model` returns. `name` is the registered name, `config` the settings it was built with.
 
     `input_keys` and `class_keys` name the entries of the state_dict that depend on the number of input channels
-    (dimension 1) and of classes (dimension 0): the weights loader adapts these. `weights_report` tells what was loaded.
+    (dimension 1) and of classes (dimension 0): the weights loader adapts these. `readers` are, by suffix, for formats
+    of files that only this family has. `weights_report` tells what was loaded.
     """
 
     name: str = ""
     config: ModelConfig
     key_maps: tuple[KeyMap, ...] = ()
+    readers: Mapping[str, Reader] = MappingProxyType({})
     input_keys: tuple[str, ...] = ()
     class_keys: tuple[str, ...] = ()
     weights_report: WeightsReport | None = None

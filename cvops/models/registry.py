@@ -5,7 +5,7 @@ import dataclasses
 import fnmatch
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from cvops.models.model import Backbone, Model
 from cvops.models.weights import (
     KeyMap,
     PackagedWeights,
+    Reader,
     WeightsError,
     apply_weights,
     read_checkpoint,
@@ -43,8 +44,8 @@ class Variant:
 
 @dataclass(frozen=True)
 class Family:
-    """What a family file registers: its variants by name, the function that builds one from its config, and the key
-    maps of those who publish weights for it."""
+    """What a family file registers: its variants by name, the function that builds one from its config, the key maps of
+    those who publish weights for it, and by suffix the readers of file formats that only it has."""
 
     name: str
     task: str
@@ -52,6 +53,7 @@ class Family:
     build: Callable[[Any], Model]
     variants: Mapping[str, Variant]
     key_maps: tuple[KeyMap, ...]
+    readers: Mapping[str, Reader] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ def create_model(
     model = _build(name, family, config)
     if weights is None:
         return model
-    state, origin = read_checkpoint(weights)
+    state, origin = read_checkpoint(weights, model)
     match = recognise(model, state, origin, source)
     convention = {key: value for key, value in match.convention.items() if key not in overrides}
     differing = {key: value for key, value in convention.items() if getattr(config, key) != value}
@@ -174,6 +176,7 @@ def _build(name: str, family: Family, config: ModelConfig) -> Model:
     model = family.build(config)
     model.name = name
     model.key_maps = family.key_maps
+    model.readers = family.readers
     return model
 
 
@@ -215,7 +218,7 @@ def load_backbone(
     detector that is to be trained; `settings` as in `create_backbone`. Recognising, errors and log as `create_model`.
 
     >>> detector = create_model("retinanet_resnet50_fpn", num_classes=20)
-    >>> load_backbone(detector, "resnet50", torchvision.models.resnet50().state_dict())
+    >>> load_backbone(detector, "resnet50", timm.create_model("resnet50").state_dict())
     """
     source = create_model(name, weights=weights, **settings)
     state = source.get_submodule("backbone").state_dict()

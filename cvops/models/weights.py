@@ -52,6 +52,10 @@ class KeyMap:
     convention: Callable[[Any], dict[str, Any] | str] = no_convention
 
 
+Reader = Callable[["Model", Path], dict[str, Tensor]]
+"""Reads a file in a format that only one family has, whose layout the model knows."""
+
+
 @dataclass(frozen=True)
 class PackagedWeights:
     """Trained weights that a package on the Python index carries: its name, the file inside it, the file's SHA-256."""
@@ -112,10 +116,13 @@ class WeightsReport:
         return "\n".join(lines)
 
 
-def read_checkpoint(weights: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[dict[str, Tensor], str]:
+def read_checkpoint(
+    weights: str | os.PathLike[str] | Mapping[str, Any], model: "Model | None" = None
+) -> tuple[dict[str, Tensor], str]:
     """The {key: tensor} inside a file (safetensors, or what `torch.load(weights_only=True)` reads) or a mapping, and a
-    name for messages. Containers of trainers ("state_dict", "model_ema", ...) and prefixes of wrappers ("module.")
-    are taken off. Raises `FileNotFoundError`, or `WeightsError` if there are no tensors to be found.
+    name for messages. With `model` also inside a file that only its family reads, by the suffix. Containers of
+    trainers ("state_dict", "model_ema", ...) and prefixes of wrappers ("module.") are taken off. Raises
+    `FileNotFoundError`, or `WeightsError` if there are no tensors to be found.
 
     >>> read_checkpoint({"state_dict": {"module.fc.bias": torch.zeros(2)}})[0]
     {'fc.bias': tensor([0., 0.])}
@@ -128,7 +135,10 @@ def read_checkpoint(weights: str | os.PathLike[str] | Mapping[str, Any]) -> tupl
         origin = str(path)
         if not path.is_file():
             raise FileNotFoundError(f"no weights file {path}")
-        content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+        if model is not None and path.suffix in model.readers:
+            content = model.readers[path.suffix](model, path)
+        else:
+            content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     for container in _CONTAINERS:
         if isinstance(content, Mapping) and isinstance(content.get(container), Mapping):
             content = content[container]
@@ -263,7 +273,8 @@ def load_weights(
 ) -> WeightsReport:
     """Loads a checkpoint into a model made by `create_model`, whoever published it, and returns the report.
 
-    weights: file (safetensors, or anything `torch.load(weights_only=True)` reads) or state_dict.
+    weights: file (safetensors, anything `torch.load(weights_only=True)` reads, or for some families another format of
+        theirs: Darknet's `.weights` for YOLOv4) or state_dict.
     strict: raise if an entry of the checkpoint has no place, an entry of the model no value, or a shape differs;
         False leaves those out and reports them. A different number of classes or input channels is never an error:
         the classifier starts afresh (1001 classes with a background class lose it), the first convolution is summed
@@ -276,7 +287,7 @@ def load_weights(
     >>> load_weights(model, timm.create_model("mobilenetv2_035").state_dict()).publisher
     'timm'
     """
-    state, origin = read_checkpoint(weights)
+    state, origin = read_checkpoint(weights, model)
     return apply_weights(model, state, origin, recognise(model, state, origin, source), strict=strict)
 
 

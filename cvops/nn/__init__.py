@@ -1,14 +1,21 @@
 """Layers and blocks that models share. Whole networks live in `cvops.models`, kernels in `cvops.ops`."""
 
-from cvops.nn.blocks import CascadedCrossChannelPooling, IndependentComponent, InvertedResidual, SqueezeExcite
+from cvops.nn.blocks import (
+    CascadedCrossChannelPooling,
+    IndependentComponent,
+    InvertedResidual,
+    PointwiseAttention,
+    SqueezeExcite,
+)
 from cvops.nn.cells import CellSpec, SearchedCell
 from cvops.nn.conv import Conv2dSame, ConvNormAct, Norm, Padding, make_activation, round_channels, same_padding
+from cvops.nn.csp import CSPStage, DarknetBlock
 from cvops.nn.deform import DeformConvNormAct
 from cvops.nn.drop import DropPath, ScheduledDropBlock2d, set_drop_progress
 from cvops.nn.fuse import fuse
 from cvops.nn.init import init_convnet
 from cvops.nn.norm import FrozenBatchNorm2d, NormName, make_norm
-from cvops.nn.pool import Pool2d
+from cvops.nn.pool import Pool2d, SpatialPyramidPool
 from cvops.nn.recompute import recompute
 from cvops.nn.residual import BasicBlock, Bottleneck, ICConv, ResidualOptions, SEPlacement
 from cvops.nn.separable import SeparableConvNormAct, SeparableTwice
@@ -16,10 +23,12 @@ from cvops.nn.separable import SeparableConvNormAct, SeparableTwice
 __all__ = [
     "BasicBlock",
     "Bottleneck",
+    "CSPStage",
     "CascadedCrossChannelPooling",
     "CellSpec",
     "Conv2dSame",
     "ConvNormAct",
+    "DarknetBlock",
     "DeformConvNormAct",
     "DropPath",
     "FrozenBatchNorm2d",
@@ -29,6 +38,7 @@ __all__ = [
     "Norm",
     "NormName",
     "Padding",
+    "PointwiseAttention",
     "Pool2d",
     "ResidualOptions",
     "SEPlacement",
@@ -36,6 +46,7 @@ __all__ = [
     "SearchedCell",
     "SeparableConvNormAct",
     "SeparableTwice",
+    "SpatialPyramidPool",
     "SqueezeExcite",
     "fuse",
     "init_convnet",

@@ -1,6 +1,6 @@
-"""Blocks made of several layers: squeeze-and-excitation, the independent-component layer, cascaded cross-channel
-pooling, the inverted residual. The single convolution is in `conv.py`, residual blocks are in `residual.py`, stages and
-whole networks in `cvops.models`."""
+"""Blocks made of several layers: squeeze-and-excitation, pointwise attention, the independent-component layer, cascaded
+cross-channel pooling, the inverted residual. The single convolution is in `conv.py`, residual blocks are in
+`residual.py` and `csp.py`, stages and whole networks in `cvops.models`."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -29,6 +29,24 @@ class SqueezeExcite(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         gate = self.expand(self.act(self.reduce(x.mean((2, 3), keepdim=True))))
         return x * torch.sigmoid(gate)
+
+
+class PointwiseAttention(nn.Module):
+    """YOLOv4's modified spatial attention module (Bochkovskiy et al. 2020, arXiv:2004.10934, figure 5): scales every
+    element by a gate in (0, 1) that a 1x1 convolution, norm and sigmoid make of its pixel, where the original pools the
+    channels to one gate for the pixel. Part `gate`. [N, C, H, W] -> [N, C, H, W].
+
+    >>> PointwiseAttention(8)(torch.zeros(2, 8, 5, 5)).shape
+    torch.Size([2, 8, 5, 5])
+    """
+
+    def __init__(self, channels: int, norm: Norm = nn.BatchNorm2d) -> None:
+        super().__init__()
+        self.gate = ConvNormAct(channels, channels, norm=norm, act="sigmoid")
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = x * self.gate(x)
+        return y
 
 
 class IndependentComponent(nn.Module):

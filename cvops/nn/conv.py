@@ -16,10 +16,14 @@ Padding = Literal["symmetric", "same"]
 """`symmetric`: (kernel - 1) // 2 on each side, as torch models do. `same`: as TensorFlow does, ceil(size / stride)
 outputs, the odd pixel at the bottom and right; the amount depends on the input size."""
 
+LEAK = 0.1  # slope of `leaky_relu` below 0, as Darknet has it
+
 _ACTIVATIONS: dict[str, Callable[[bool], nn.Module]] = {
     "relu": nn.ReLU,
     "relu6": nn.ReLU6,
     "silu": nn.SiLU,
+    "mish": nn.Mish,
+    "leaky_relu": lambda inplace: nn.LeakyReLU(LEAK, inplace),
     "sigmoid": lambda inplace: nn.Sigmoid(),
 }
 

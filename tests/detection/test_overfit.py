@@ -30,6 +30,7 @@ SMALL_PYRAMID = {"backbone": "mobilenetv2_035", "norm": None, "channels": 32}
 RECIPES = {
     "FCOS": Recipe("fcos_resnet50_fpn_exp", {**SMALL_PYRAMID, "head_convs": 1}),
     "RetinaNet": Recipe("retinanet_resnet50_fpn_c5", {**SMALL_PYRAMID, "head_convs": 1, "head_norm": "group"}),
+    "SSDLite": Recipe("ssdlite320_mobilenetv2", {"transform": {"size": (160, 160)}, "norm_momentum": 0.2}),
     "RetinaNet ATSS": Recipe("retinanet_resnet50_fpn_atss", {**SMALL_PYRAMID, "head_convs": 1}),
     "Faster R-CNN": Recipe("fasterrcnn_mobilenetv2_fpn", {**SMALL_PYRAMID, "samples": 64}, steps=60),
 }
@@ -60,10 +61,7 @@ def scene(number: int, side: int) -> tuple[Tensor, dict[str, Tensor]]:
 def test_learns_a_few_images_by_heart(name: str) -> None:
     recipe = RECIPES[name]
     torch.manual_seed(0)
-    transform = cvops.model_info(recipe.model).config.transform
-    if transform.resize == "shortest":
-        transform = {"size": (SIDE, SIDE)}
-    model = cvops.create_model(recipe.model, num_classes=3, transform=transform, **recipe.settings)
+    model = cvops.create_model(recipe.model, num_classes=3, **{"transform": {"size": (SIDE, SIDE)}, **recipe.settings})
     scenes = [scene(number, SIDE) for number in range(4)]
     images, targets = [image for image, _ in scenes], [target for _, target in scenes]
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.rate, weight_decay=0.0)

@@ -28,14 +28,27 @@ class IoUAssigner:
 
     rescue: the anchors that are some target's best keep their own best target whatever its IoU is; torchvision's
         `allow_low_quality_matches`.
+    force: every target gets the anchor that overlaps it most, whatever that one overlaps besides (SSD's rule: Liu et
+        al. 2016, arXiv:1512.02325, section 2.2); of two targets that want one anchor, the last.
     """
 
     high: float
     low: float
     rescue: bool = False
+    force: bool = False
 
     def __call__(self, anchors: Anchors, boxes: Tensor, valid: Tensor) -> Tensor:
-        return match_boxes(anchors.boxes, boxes, self.low, self.high, allow_low_quality=self.rescue, valid=valid)[0]
+        index, _, best = match_boxes(
+            anchors.boxes, boxes, self.low, self.high, allow_low_quality=self.rescue, valid=valid
+        )
+        if not self.force:
+            return index
+        slots = index.shape[1]
+        best = torch.where(best < 0, slots, best)  # padding goes to a slot that is cut off
+        targets = torch.arange(best.shape[1], device=best.device).expand_as(best)
+        forced = torch.full((len(index), slots + 1), BACKGROUND, device=index.device)
+        forced = forced.scatter_reduce(1, best, targets, "amax")[:, :slots]
+        return torch.where(forced >= 0, forced, index)
 
 
 @dataclass(frozen=True)
@@ -52,6 +65,8 @@ class CenterAssigner:
     ranges: tuple[tuple[float, float], ...] = ((0, 64), (64, 128), (128, 256), (256, 512), (512, float("inf")))
 
     def __call__(self, anchors: Anchors, boxes: Tensor, valid: Tensor) -> Tensor:
+        if len(self.ranges) != len(anchors.counts):
+            raise ValueError(f"ranges must be one for each of the {len(anchors.counts)} levels, got {len(self.ranges)}")
         points, strides = anchor_points(anchors.boxes)
         low, high = per_anchor(anchors, torch.tensor(self.ranges, device=boxes.device, dtype=boxes.dtype)).unbind(1)
         best = boxes.new_full((len(boxes), len(points)), torch.inf)

@@ -3,6 +3,7 @@ setting of the families; YOLOv4's own is in its file."""
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -73,6 +74,12 @@ class DistanceCoder:
 
 
 BoxCoder = DeltaCoder | DistanceCoder
+
+
+class BoxDecoder(Protocol):
+    """What postprocessing needs of a coder: codes [..., 4] and their anchors to boxes."""
+
+    def decode(self, deltas: Tensor, anchors: Tensor, /) -> Tensor: ...
 
 
 def _centres(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -26,6 +26,7 @@ def box_loss(
     [P, 4]; weight: [P]. `l1` and `smooth_l1` (quadratic below `beta`) compare codes, summed over the four; the others
     compare boxes, one number each.
 
+    >>> from cvops.models.detection import DeltaCoder
     >>> anchors = torch.tensor([[0.0, 0, 8, 8]])
     >>> box_loss("l1", torch.zeros(1, 4), torch.tensor([[4.0, 0, 12, 8]]), anchors, DeltaCoder(), torch.ones(1))
     tensor(0.5000)

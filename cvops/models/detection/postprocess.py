@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cvops.models.detection.anchors import Anchors
-from cvops.models.detection.coders import BoxCoder
+from cvops.models.detection.coders import BoxCoder, BoxDecoder
 from cvops.ops import batched_nms_padded
 
 
@@ -64,26 +64,34 @@ def clip_boxes(boxes: Tensor, sizes: Tensor) -> Tensor:
 
 
 def best_of_level(
-    classes: Tensor, codes: Tensor, quality: Tensor | None, anchors: Tensor, coder: BoxCoder, k: int, threshold: float
+    classes: Tensor,
+    codes: Tensor,
+    quality: Tensor | None,
+    anchors: Tensor,
+    coder: BoxDecoder,
+    k: int,
+    threshold: float,
+    *,
+    product: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The k best (anchor, class) pairs of one level of a dense head: boxes [B, k, 4], scores [B, k], labels [B, k].
 
     classes: logits [B, A * C, H, W]. codes: the box codes [B, A * 4, H, W]. quality: logits [B, A, H, W] of how good
-        the
-    box is, e.g. centerness; scores are then the geometric mean of both. anchors: [H * W * A, 4]. Pairs whose score is
-    not greater than `threshold` come with a score of 0; fewer than k anchors give all their pairs at most.
+    the box is, e.g. centerness; scores are then the geometric mean of both, or their `product`. anchors:
+    [H * W * A, 4]. Pairs whose score is not greater than `threshold` come with a score of 0; fewer than k anchors give
+    all their pairs at most.
 
     The k best pairs are of the k anchors with the best class, so that only these are looked at class by class.
     """
     batch, per_cell = codes.shape[0], codes.shape[1] // 4
     logits = classes.unflatten(1, (per_cell, -1))  # [B, A, C, H, W]
-    best = score_of(logits.amax(2), quality).permute(0, 2, 3, 1).flatten(1)  # [B, H * W * A]
+    best = score_of(logits.amax(2), quality, product).permute(0, 2, 3, 1).flatten(1)  # [B, H * W * A]
     which = best.topk(min(k, best.shape[1]), dim=1).indices
     cell, slot = which // per_cell, which % per_cell
     image = torch.arange(batch, device=which.device)[:, None]
     rows = logits.flatten(3)[image, slot, :, cell]  # [B, k, C]
     row_quality = None if quality is None else quality.flatten(2)[image, slot, cell][:, :, None]
-    scores = score_of(rows, row_quality)
+    scores = score_of(rows, row_quality, product)
     scores, pair = torch.where(scores > threshold, scores, 0).flatten(1).topk(min(k, scores[0].numel()), dim=1)
     row, labels = pair // rows.shape[2], pair % rows.shape[2]
     which, cell, slot = (index.gather(1, row) for index in (which, cell, slot))
@@ -91,12 +99,13 @@ def best_of_level(
     return coder.decode(code.to(anchors.dtype), anchors[which]), scores, labels
 
 
-def score_of(logits: Tensor, quality: Tensor | None) -> Tensor:
-    """Probability in float32 or wider, or its geometric mean with that of `quality`."""
+def score_of(logits: Tensor, quality: Tensor | None, product: bool = False) -> Tensor:
+    """Probability in float32 or wider, or its geometric mean, or product, with that of `quality`."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if quality is None:
         return logits.sigmoid()
-    return (logits.sigmoid() * quality.to(logits.dtype).sigmoid()).sqrt()
+    both = logits.sigmoid() * quality.to(logits.dtype).sigmoid()
+    return both if product else both.sqrt()
 
 
 def detect_dense(

@@ -6,6 +6,8 @@ from cvops.models.head.dense import DenseHead
 from cvops.models.head.point import PointHead, PointOutput
 from cvops.models.head.position_sensitive import PositionSensitiveHead
 from cvops.models.head.rpn import RPNHead
+from cvops.models.head.ssd import SSDHead
+from cvops.models.head.yolo import YOLOHead
 
 __all__ = [
     "BoxHead",
@@ -17,4 +19,6 @@ __all__ = [
     "RPNHead",
     "RegionOutput",
     "RegionPool",
+    "SSDHead",
+    "YOLOHead",
 ]
