@@ -1,6 +1,7 @@
 """The model zoo: importing this registers every family. A new family is its file and one line here."""
 
 from cvops.models import amoebanet as amoebanet
+from cvops.models import centernet as centernet
 from cvops.models import efficientdet as efficientdet
 from cvops.models import efficientnet as efficientnet
 from cvops.models import faster_rcnn as faster_rcnn

@@ -10,6 +10,7 @@ from cvops.nn.blocks import (
 from cvops.nn.cells import CellSpec, SearchedCell
 from cvops.nn.conv import Conv2dSame, ConvNormAct, Norm, Padding, make_activation, round_channels, same_padding
 from cvops.nn.csp import CSPStage, DarknetBlock
+from cvops.nn.deform import DeformConvNormAct
 from cvops.nn.drop import DropPath, ScheduledDropBlock2d, set_drop_progress
 from cvops.nn.fuse import fuse
 from cvops.nn.init import init_convnet
@@ -28,6 +29,7 @@ __all__ = [
     "Conv2dSame",
     "ConvNormAct",
     "DarknetBlock",
+    "DeformConvNormAct",
     "DropPath",
     "FrozenBatchNorm2d",
     "ICConv",

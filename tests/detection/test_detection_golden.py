@@ -105,6 +105,17 @@ def position_sensitive_outputs(model: Detector, pixels: Tensor) -> Outputs:
     }
 
 
+def point_outputs(model: Detector, pixels: Tensor) -> Outputs:
+    """Of CenterNet; with two hourglasses the outputs of each."""
+    raw = model.network(pixels)
+    prefixes = [""] if len(raw.heat) == 1 else [f"stack{i}." for i in range(len(raw.heat))]
+    return {
+        f"{prefix}{name}": maps[i]
+        for i, prefix in enumerate(prefixes)
+        for name, maps in (("hm", raw.heat), ("wh", raw.boxes), ("reg", raw.offsets))
+    }
+
+
 def single_shot_outputs(model: Detector, pixels: Tensor) -> Outputs:
     """Of SSD in torchvision's names."""
     maps = model.backbone.features(pixels)
@@ -123,6 +134,9 @@ def lite_outputs(model: Detector, pixels: Tensor) -> Outputs:
 
 
 CASES = {
+    "CenterNet_ResNet-18-DCN": Case("centernet_resnet18_dcn", point_outputs),
+    "CenterNet_DLA-34_DCN": Case("centernet_dla34", point_outputs),
+    "CenterNet_Hourglass-104": Case("centernet_hourglass104", point_outputs),
     "SSD300-VGG16": Case("ssd300_vgg16", single_shot_outputs, first_label=1),
     "SSDLite320-MobileNetV2": Case("ssdlite320_mobilenetv2", lite_outputs),
     "YOLOv4_CSPDarknet53+SPP+PANet": Case("yolov4", yolov4_outputs),

@@ -3,6 +3,7 @@
 from cvops.models.head.box import BoxHead, RegionOutput, RegionPool
 from cvops.models.head.classification import ClassificationHead
 from cvops.models.head.dense import DenseHead
+from cvops.models.head.point import PointHead, PointOutput
 from cvops.models.head.position_sensitive import PositionSensitiveHead
 from cvops.models.head.rpn import RPNHead
 from cvops.models.head.separable import SeparableHead
@@ -13,6 +14,8 @@ __all__ = [
     "BoxHead",
     "ClassificationHead",
     "DenseHead",
+    "PointHead",
+    "PointOutput",
     "PositionSensitiveHead",
     "RPNHead",
     "RegionOutput",

@@ -1,0 +1,127 @@
+"""The assembly of detectors that take an object for the point in its middle: backbone, neck, head, the losses of
+CenterNet, and boxes from the peaks of a heat map. Which parts make which network is in the family files."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cvops.models.detection import Detections, ImageBatch, clip_boxes, suppress
+from cvops.models.detection.gaussians import gaussian_radius
+from cvops.models.detection.keypoint_losses import KeyPoints, heatmap_loss, locate
+from cvops.models.detector import BackboneConfig, Detector, Losses
+from cvops.models.head.point import PointOutput
+from cvops.models.model import Backbone
+from cvops.ops import generalized_box_iou_loss, heatmap_peaks
+
+OVERLAP = 0.7  # a point within the Gaussian's radius gives a box that overlaps by so much
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointConfig(BackboneConfig):
+    """Settings of detectors of points.
+
+    stride: of the head's maps, in pixels.
+    code: of the boxes: `size` (width and height in cells, and an offset of the centre within its cell) or `distances`
+        (in pixels, from the corner of the cell to the four sides).
+    box_weight: of the loss of boxes; those of the heat map and of offsets have a weight of 1.
+    iou_threshold: 1 for no non-maximum suppression beside that of neighbours in the heat map, as published.
+    """
+
+    stride: int = 4
+    code: Literal["size", "distances"] = "size"
+    box_weight: float = 0.1
+    norm: None = None
+    score_threshold: float = 0.0
+    iou_threshold: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.code not in ("size", "distances"):
+            raise ValueError(f"code must be 'size' or 'distances', got {self.code!r}")
+
+
+class PointDetector(Detector[PointOutput]):
+    """A detector of points. Parts: `backbone`, `neck`, `head`."""
+
+    config: PointConfig
+
+    def __init__(self, config: PointConfig, backbone: Backbone, neck: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone, self.neck, self.head = backbone, neck, head
+        self.input_keys = tuple(f"backbone.{key}" for key in backbone.input_keys)
+        self.class_keys = tuple(f"head.{key}" for key in head.class_keys)  # type: ignore[union-attr]
+
+    def network(self, pixels: Tensor) -> PointOutput:
+        output: PointOutput = self.head(self.neck(self.backbone.features(pixels)))
+        return output
+
+    def losses(self, raw: PointOutput, batch: ImageBatch) -> Losses:
+        """Averaged over stacks; each over the objects of the batch (section 4 and appendix of Zhou et al. 2019), boxes
+        and offsets over their two coordinates too, as the authors' code does."""
+        config = self.config
+        boxes, labels, _ = batch.truth
+        image, slot = batch.valid.nonzero(as_tuple=True)
+        objects = boxes[image, slot]  # [N, 4]
+        centres, sides = (objects[:, :2] + objects[:, 2:]) / 2, objects[:, 2:] - objects[:, :2]
+        height, width = raw.heat[-1].shape[-2:]
+        points = locate(centres / config.stride, image, labels[image, slot], (height, width))
+        cells = (sides / config.stride).ceil()
+        radii = gaussian_radius(cells[:, 1], cells[:, 0], OVERLAP)
+        stacks, count = len(raw.heat), max(len(objects), 1)
+
+        losses = {"heat": torch.stack([heatmap_loss(heat, points, radii) for heat in raw.heat]).mean()}
+        if config.code == "size":
+            terms = [_l1(values, points, sides / config.stride) for values in raw.boxes]
+        else:
+            terms = [
+                generalized_box_iou_loss(self._boxes(points.of(values), points), objects, reduction="sum")
+                for values in raw.boxes
+            ]
+        losses["boxes"] = config.box_weight * torch.stack(terms).sum() / (stacks * count)
+        if raw.offsets is not None:
+            terms = [_l1(values, points, points.offsets) for values in raw.offsets]
+            losses["offsets"] = torch.stack(terms).sum() / (stacks * count)
+        return losses
+
+    def _boxes(self, distances: Tensor, points: KeyPoints) -> Tensor:
+        corner = torch.stack([points.xs, points.ys], 1) * self.config.stride
+        return torch.cat([corner - distances[:, :2], corner + distances[:, 2:]], 1)
+
+    def postprocess(self, raw: PointOutput, image: tuple[int, int], sizes: Tensor) -> Detections:
+        config = self.config
+        heat, values = raw.heat[-1], raw.boxes[-1]
+        # The sigmoid keeps the order, so that only the peaks need it.
+        logits, labels, ys, xs = heatmap_peaks(heat, config.max_detections)
+        row = torch.arange(heat.shape[0], device=heat.device)[:, None]
+        ys, xs = ys.clamp(min=0), xs.clamp(min=0)  # -1 where an image has fewer peaks, whose score is 0
+        dtype = torch.promote_types(heat.dtype, torch.float32)
+        scores = logits.to(dtype).sigmoid()
+        at = values[row, :, ys, xs].to(dtype)  # [B, K, 2 or 4]
+        corner = torch.stack([xs, ys], 2).to(dtype)
+        if config.code == "size":
+            if raw.offsets is not None:
+                corner = corner + raw.offsets[-1][row, :, ys, xs].to(dtype)
+            boxes = torch.cat([corner - at / 2, corner + at / 2], 2) * config.stride
+        else:
+            boxes = torch.cat([corner * config.stride - at[:, :, :2], corner * config.stride + at[:, :, 2:]], 2)
+        boxes = clip_boxes(boxes, sizes)
+        if config.iou_threshold < 1:
+            return suppress(
+                boxes,
+                scores,
+                labels,
+                score_threshold=config.score_threshold,
+                iou_threshold=config.iou_threshold,
+                max_detections=config.max_detections,
+            )
+        used = scores > config.score_threshold
+        return Detections(boxes * used[:, :, None], scores * used, torch.where(used, labels, -1), used.sum(1))
+
+
+def _l1(maps: Tensor, points: KeyPoints, truth: Tensor) -> Tensor:
+    """Absolute differences at the points, averaged over the two coordinates, summed over points."""
+    return F.l1_loss(points.of(maps).to(truth.dtype), truth, reduction="sum") / 2
