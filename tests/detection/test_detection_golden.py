@@ -133,13 +133,6 @@ def lite_outputs(model: Detector, pixels: Tensor) -> Outputs:
     return {f"{kind}.{i}": m for kind, levels in kinds.items() for i, m in enumerate(levels)}
 
 
-CASES = {
-    "CenterNet_ResNet-18-DCN": Case("centernet_resnet18_dcn", point_outputs),
-    "CenterNet_DLA-34_DCN": Case("centernet_dla34", point_outputs),
-    "CenterNet_Hourglass-104": Case("centernet_hourglass104", point_outputs),
-    "SSD300-VGG16": Case("ssd300_vgg16", single_shot_outputs, first_label=1),
-    "SSDLite320-MobileNetV2": Case("ssdlite320_mobilenetv2", lite_outputs),
-    "YOLOv4_CSPDarknet53+SPP+PANet": Case("yolov4", yolov4_outputs),
 def level_outputs(names: tuple[str, str], model: Detector, pixels: Tensor) -> Outputs:
     """Of EfficientDet, whose maps are stored as they are: class logits and box codes of each level."""
     raw = model.network(pixels)
@@ -149,6 +142,12 @@ def level_outputs(names: tuple[str, str], model: Detector, pixels: Tensor) -> Ou
 
 
 CASES = {
+    "CenterNet_ResNet-18-DCN": Case("centernet_resnet18_dcn", point_outputs),
+    "CenterNet_DLA-34_DCN": Case("centernet_dla34", point_outputs),
+    "CenterNet_Hourglass-104": Case("centernet_hourglass104", point_outputs),
+    "SSD300-VGG16": Case("ssd300_vgg16", single_shot_outputs, first_label=1),
+    "SSDLite320-MobileNetV2": Case("ssdlite320_mobilenetv2", lite_outputs),
+    "YOLOv4_CSPDarknet53+SPP+PANet": Case("yolov4", yolov4_outputs),
     **{
         f"EfficientDet-{size.upper()}": Case(
             f"tf_efficientdet_{size}", partial(level_outputs, ("class", "box")), first_label=1
