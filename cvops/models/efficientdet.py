@@ -3,7 +3,7 @@ to the layers. Losses and postprocessing are `dense_detector.py`, the neck is `n
 `head/separable.py`."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from cvops.models.config import Paper
 from cvops.models.dense_detector import DenseDetector, DenseDetectorConfig
@@ -32,6 +32,8 @@ class EfficientDetConfig(DenseDetectorConfig):
     anchor_scale: sides of anchors in strides, times the octaves.
     padding: of the max-pooling in the BiFPN: "same" as in TensorFlow. The backbone has its own.
     conv_bias: convolutions before norms have a bias too, as Google's have.
+    norm_momentum: of every batch norm; None for 0.01 in neck and head and the backbone's own, as published, which takes
+        some hundreds of steps to forget the initial statistics.
     """
 
     num_classes: int = 90  # COCO's category ids less one, of which 80 are in use
@@ -45,6 +47,7 @@ class EfficientDetConfig(DenseDetectorConfig):
     anchor_scale: float = 4.0
     padding: Padding = "same"
     conv_bias: bool = True
+    norm_momentum: float | None = None
     transform: ImageTransform = INPUT
     focal_gamma: float = 1.5
     box_loss: BoxLoss = "smooth_l1"  # the Huber loss over its delta
@@ -54,6 +57,12 @@ class EfficientDetConfig(DenseDetectorConfig):
     score_threshold: float = 0.0
     candidates: int = 5000
     candidates_of: Literal["level", "image"] = "image"
+
+    @property
+    def backbone_settings(self) -> dict[str, Any]:
+        """As for every detector, and the momentum."""
+        settings = super().backbone_settings
+        return settings if self.norm_momentum is None else {**settings, "norm_momentum": self.norm_momentum}
 
 
 PAPER = Paper(
@@ -149,7 +158,7 @@ def build_efficientdet(config: EfficientDetConfig) -> DenseDetector:
     """
     grid = anchor_grid(config)
     backbone = config.build_backbone()
-    norm = make_norm("batch", eps=1e-3, momentum=0.01)
+    norm = make_norm("batch", eps=1e-3, momentum=0.01 if config.norm_momentum is None else config.norm_momentum)
     neck = BiFPN(
         [backbone.feature_info.channels[i] for i in LEVELS],
         config.channels,
