@@ -2,6 +2,8 @@
 
 from cvops.models import amoebanet as amoebanet
 from cvops.models import centernet as centernet
+from cvops.models import centernet_triplets as centernet_triplets
+from cvops.models import cornernet as cornernet
 from cvops.models import efficientdet as efficientdet
 from cvops.models import efficientnet as efficientnet
 from cvops.models import faster_rcnn as faster_rcnn

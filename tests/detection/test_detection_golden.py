@@ -141,12 +141,26 @@ def level_outputs(names: tuple[str, str], model: Detector, pixels: Tensor) -> Ou
     }
 
 
+def corner_outputs(kinds: tuple[str, ...], model: Detector, pixels: Tensor) -> Outputs:
+    """Of CornerNet and CenterNet with key point triplets: the maps of the last stack."""
+    outputs = {}
+    for kind, maps in zip(kinds, model.network(pixels).last, strict=True):
+        outputs |= {f"{kind}_heat": maps.heat, f"{kind}_regr": maps.offsets}
+        if maps.tags is not None:
+            outputs[f"{kind}_tag"] = maps.tags
+    return outputs
+
+
 CASES = {
     "CenterNet_ResNet-18-DCN": Case("centernet_resnet18_dcn", point_outputs),
     "CenterNet_DLA-34_DCN": Case("centernet_dla34", point_outputs),
     "CenterNet_Hourglass-104": Case("centernet_hourglass104", point_outputs),
     "SSD300-VGG16": Case("ssd300_vgg16", single_shot_outputs, first_label=1),
     "SSDLite320-MobileNetV2": Case("ssdlite320_mobilenetv2", lite_outputs),
+    "CornerNet_Hourglass-104": Case("cornernet_hourglass104", partial(corner_outputs, ("tl", "br"))),
+    "CenterNet-104_keypoint_triplets": Case(
+        "centernet_triplets_hourglass104", partial(corner_outputs, ("tl", "br", "ct"))
+    ),
     "YOLOv4_CSPDarknet53+SPP+PANet": Case("yolov4", yolov4_outputs),
     **{
         f"EfficientDet-{size.upper()}": Case(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cvops.models.detection.anchors import Anchors
 from cvops.models.detection.coders import BoxCoder, BoxDecoder
-from cvops.ops import batched_nms_padded
+from cvops.ops import batched_nms_padded, soft_nms
 
 
 class Detections(NamedTuple):
@@ -171,3 +171,26 @@ def suppress(
         labels=torch.where(used, labels.gather(1, index), -1),
         counts=counts,
     )
+
+
+def suppress_softly(
+    boxes: Tensor, scores: Tensor, labels: Tensor, *, score_threshold: float, max_detections: int, sigma: float = 0.5
+) -> Detections:
+    """Soft-NMS within each class (Bodla et al. 2017, arXiv:1704.04503): overlapped boxes lose score, by the factor
+    exp(-IoU^2 / `sigma`), instead of being dropped. Arguments and result as `suppress`; image by image, so it does not
+    export."""
+    found = Detections(
+        boxes=boxes.new_zeros(boxes.shape[0], max_detections, 4),
+        scores=scores.new_zeros(boxes.shape[0], max_detections),
+        labels=labels.new_full((boxes.shape[0], max_detections), -1),
+        counts=labels.new_zeros(boxes.shape[0]),
+    )
+    for i in range(boxes.shape[0]):
+        index, decayed = soft_nms(
+            boxes[i], scores[i], sigma=sigma, score_threshold=score_threshold, method="gaussian", idxs=labels[i]
+        )
+        index = index[:max_detections]
+        k = len(index)
+        found.boxes[i, :k], found.scores[i, :k] = boxes[i, index], decayed[:k]
+        found.labels[i, :k], found.counts[i] = labels[i, index], k
+    return found
