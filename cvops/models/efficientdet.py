@@ -1,9 +1,9 @@
 """EfficientDet (Tan et al. 2020): the table of compound scaling, both padding conventions, and the names effdet gives
 to the layers. Losses and postprocessing are `dense_detector.py`, the neck is `neck/bifpn.py`, the head
-`head/separable.py`."""
+`head/separable.py`. effdet's weights from adversarial training (`*_ap`) take mean and deviation 0.5 in `transform`."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from cvops.models.config import Paper
 from cvops.models.dense_detector import DenseDetector, DenseDetectorConfig
@@ -18,7 +18,7 @@ from cvops.nn import NormName, Padding, make_norm
 # --- variants ---------------------------------------------------------------------------------------------------------
 
 HUBER_DELTA = 0.1
-INPUT = ImageTransform("letterbox", (512, 512), divisor=128)  # of D0; a side of the coarsest map's cell divides all
+INPUT = ImageTransform("letterbox", (512, 512), divisor=128)  # of D0; sides are multiples of the coarsest stride
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,8 @@ class EfficientDetConfig(DenseDetectorConfig):
     anchor_scale: sides of anchors in strides, times the octaves.
     padding: of the max-pooling in the BiFPN: "same" as in TensorFlow. The backbone has its own.
     conv_bias: convolutions before norms have a bias too, as Google's have.
+    norm_momentum: of every batch norm; None, as published: 0.01 in neck and head, and the backbone's own. At 0.01 the
+        initial statistics take some hundreds of steps to be forgotten, too many for a short training.
     """
 
     num_classes: int = 90  # COCO's category ids less one, of which 80 are in use
@@ -45,6 +47,7 @@ class EfficientDetConfig(DenseDetectorConfig):
     anchor_scale: float = 4.0
     padding: Padding = "same"
     conv_bias: bool = True
+    norm_momentum: float | None = None
     transform: ImageTransform = INPUT
     focal_gamma: float = 1.5
     box_loss: BoxLoss = "smooth_l1"  # the Huber loss over its delta
@@ -54,6 +57,12 @@ class EfficientDetConfig(DenseDetectorConfig):
     score_threshold: float = 0.0
     candidates: int = 5000
     candidates_of: Literal["level", "image"] = "image"
+
+    @property
+    def backbone_settings(self) -> dict[str, Any]:
+        """As for every detector, and the momentum."""
+        settings = super().backbone_settings
+        return settings if self.norm_momentum is None else {**settings, "norm_momentum": self.norm_momentum}
 
 
 PAPER = Paper(
@@ -81,7 +90,8 @@ class Size:
     anchor_scale: float = 4.0
 
 
-# D6 and on fuse by plain sums, for the sake of stable training (section 5.1); the anchors of D7 are Google's.
+# From D6 on maps are fused by plain sums, for the sake of stable training; that, and the larger anchors of D7 and the
+# sixth level of D7x, are Google's configuration (google/automl, efficientdet/hparams_config.py).
 SIZES = {
     "d0": Size("efficientnet_b0", 512, 64, 3, 3, 3_880_067, 3_877_763),
     "d1": Size("efficientnet_b1", 640, 88, 4, 3, 6_625_898, 6_622_026),
@@ -149,7 +159,7 @@ def build_efficientdet(config: EfficientDetConfig) -> DenseDetector:
     """
     grid = anchor_grid(config)
     backbone = config.build_backbone()
-    norm = make_norm("batch", eps=1e-3, momentum=0.01)
+    norm = make_norm("batch", eps=1e-3, momentum=0.01 if config.norm_momentum is None else config.norm_momentum)
     neck = BiFPN(
         [backbone.feature_info.channels[i] for i in LEVELS],
         config.channels,

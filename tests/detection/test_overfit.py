@@ -37,6 +37,12 @@ RECIPES = {
     "RetinaNet": Recipe("retinanet_resnet50_fpn_c5", {**SMALL_PYRAMID, "head_convs": 1, "head_norm": "group"}),
     "SSDLite": Recipe("ssdlite320_mobilenetv2", {"transform": {"size": (160, 160)}, "norm_momentum": 0.2}),
     "RetinaNet ATSS": Recipe("retinanet_resnet50_fpn_atss", {**SMALL_PYRAMID, "head_convs": 1}),
+    "EfficientDet": Recipe(
+        "tf_efficientdet_d0",
+        {"backbone": "mobilenetv2_035", "channels": 32, "cells": 1, "head_convs": 1, "norm_momentum": 0.1},
+        steps=40,
+        rate=5e-3,
+    ),
     "Faster R-CNN": Recipe("fasterrcnn_mobilenetv2_fpn", {**SMALL_PYRAMID, "samples": 64}, steps=60),
 }
 

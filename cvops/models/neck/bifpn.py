@@ -135,6 +135,8 @@ class BiFPN(nn.Module):
         super().__init__()
         if fusion not in ("fast", "sum"):
             raise ValueError(f"fusion must be 'fast' or 'sum', got {fusion!r}")
+        if cells < 1:
+            raise ValueError(f"cells must be 1 or more, got {cells}")
         if levels <= len(in_channels):
             raise ValueError(f"levels must be more than the {len(in_channels)} maps of the backbone, got {levels}")
         self.out_channels = channels
