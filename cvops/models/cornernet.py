@@ -1,9 +1,11 @@
-"""CornerNet (Law and Deng 2018): its settings, and the names its authors give to its layers. Losses and the pairing of
-corners are `corner_detector.py`, corner pooling is `head/corners.py`."""
+"""CornerNet (Law and Deng 2018): its settings, and the names its authors and mmdetection give to its layers. Losses and
+the pairing of corners are `corner_detector.py`, corner pooling is `head/corners.py`."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
-from cvops.models.config import Paper
+from cvops.models.backbone.hourglass import mmdet_hourglass
+from cvops.models.config import IMAGENET_MEAN, IMAGENET_STD, Paper
 from cvops.models.corner_detector import CornerDetector, CornerDetectorConfig, authors_modules
 from cvops.models.head.corners import CornerPooling, PointPooling
 from cvops.models.registry import Family, Variant, register
@@ -72,6 +74,28 @@ def cornernet_modules(config: CornerNetConfig) -> dict[str, str]:
     return authors_modules(config, ("tl", "br"))
 
 
+def mmdet_modules(config: CornerNetConfig) -> dict[str, str]:
+    """mmdetection."""
+    paths = mmdet_hourglass(config.stacks, config.blocks)
+    units = {"direction1_conv": "first", "direction2_conv": "second", "aftpool_conv": "join"}
+    units |= {"conv1": "shortcut", "conv2": "output"}
+    for stack in range(config.stacks):
+        for i, kind in enumerate(("tl", "br")):
+            branch = f"heads.{stack}.{i}"
+            for theirs, ours in units.items():
+                for leaf, part in (("conv", "conv"), ("bn", "norm")):
+                    paths[f"bbox_head.{kind}_pool.{stack}.{theirs}.{leaf}"] = f"{branch}.pool.{ours}.{part}"
+            for theirs, ours in (("heat", "heat"), ("emb", "tags"), ("off", "offsets")):
+                paths[f"bbox_head.{kind}_{theirs}.{stack}.0.conv"] = f"{branch}.{ours}.0.conv"
+                paths[f"bbox_head.{kind}_{theirs}.{stack}.1.conv"] = f"{branch}.{ours}.1"
+    return paths
+
+
+def mmdet_convention(config: CornerNetConfig) -> dict[str, Any]:
+    """Its weights take red first, with ImageNet's numbers (configs/cornernet)."""
+    return {"transform": replace(config.transform, mean=IMAGENET_MEAN, std=IMAGENET_STD, bgr=False)}
+
+
 register(
     Family(
         name="CornerNet",
@@ -79,6 +103,9 @@ register(
         paper=PAPER,
         build=build_cornernet,
         variants=VARIANTS,
-        key_maps=(KeyMap("CornerNet", cornernet_modules),),
+        key_maps=(
+            KeyMap("CornerNet", cornernet_modules),
+            KeyMap("mmdetection", mmdet_modules, mmdet_convention),
+        ),
     )
 )

@@ -207,3 +207,37 @@ def test_perfect_maps_have_no_loss_and_stacks_count_alike(name: str) -> None:
         one.config = replace(model.config, stacks=1)
         perfect = one.losses(CornerRaw([raw.maps[0]], maps), batch)
     assert all(float(value) == pytest.approx(0.0, abs=1e-9) for value in perfect.values())
+
+
+@pytest.mark.parametrize("stacks", [1, 2])
+def test_mmdetection_s_names_are_one_for_each_layer(stacks: int) -> None:
+    """Its names are those of mmdet/models/backbones/hourglass.py and dense_heads/corner_head.py."""
+    model = build(stacks=stacks, channels=(8, 8, 12), blocks=(2, 1, 3))
+    paths = next(m for m in model.key_maps if m.publisher == "mmdetection").modules(model.config)
+    layers = {key.rpartition(".")[0] for key in model.state_dict()}
+    # A map also has names of shortcuts that only blocks with another shape have.
+    assert {ours for ours in paths.values() if "shortcut" not in ours} <= layers <= set(paths.values())
+    assert len(set(paths.values())) == len(paths)
+    last = stacks - 1
+    some = {
+        "backbone.stem.0.bn",
+        "backbone.stem.1.0.downsample.0",
+        f"backbone.hourglass_modules.{last}.low2.low2.2.conv2",
+        f"backbone.hourglass_modules.{last}.low2.low3.0.downsample.1",
+        f"backbone.out_convs.{last}.conv",
+        f"bbox_head.br_pool.{last}.aftpool_conv.bn",
+        f"bbox_head.tl_emb.{last}.1.conv",
+    }
+    if stacks == 2:
+        some |= {"backbone.inters.0.bn1", "backbone.conv1x1s.0.conv", "backbone.remap_convs.0.bn"}
+    assert some <= paths.keys()
+    state: dict[str, Tensor] = {}
+    for theirs, ours in paths.items():
+        state |= {
+            f"{theirs}.{key.rpartition('.')[2]}": v
+            for key, v in model.state_dict().items()
+            if key.rpartition(".")[0] == ours
+        }
+    report = cvops.models.load_weights(model, state, strict=False)
+    assert report.publisher == "mmdetection"
+    assert report.complete
