@@ -134,7 +134,7 @@ def check_cfg(model: "Model", path: Path) -> int:
             )
         except IndexError as error:
             raise WeightsError(f"{path}, line {line}: mask names anchors that are not there") from error
-        (their_scale,) = _list(path, line, {"scale_x_y": "1", **options}, "scale_x_y")
+        their_scale = _list(path, line, {"scale_x_y": "1", **options}, "scale_x_y")[0]
         if (theirs_anchors, their_scale) != (anchors, scale):
             raise WeightsError(
                 f"{path}, line {line}: expected anchors {anchors} and scale_x_y {scale}, as {model.name} has, got "
