@@ -7,6 +7,7 @@ from cvops.models import faster_rcnn as faster_rcnn
 from cvops.models import fcos as fcos
 from cvops.models import inception_resnet as inception_resnet
 from cvops.models import mobilenet_v2 as mobilenet_v2
+from cvops.models import mobilenet_v3 as mobilenet_v3
 from cvops.models import nasnet as nasnet
 from cvops.models import resnet as resnet
 from cvops.models import resnext as resnext

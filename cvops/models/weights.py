@@ -321,6 +321,8 @@ def apply_weights(
             want = target[name].shape
             if value.shape == want:
                 values[name] = value
+            elif value.shape[:2] == want[:2] and value.numel() == want.numel():
+                values[name] = value.reshape(want)  # a linear layer and a convolution of one pixel
             elif name in model.input_keys and value.shape[:1] + value.shape[2:] == want[:1] + want[2:]:
                 values[name] = adapt_input_channels(value, want[1])
                 adapted.append(f"{name}: {value.shape[1]} input channels to {want[1]}")
