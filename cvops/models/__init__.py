@@ -2,6 +2,7 @@
 
 from cvops.models import amoebanet as amoebanet
 from cvops.models import centernet as centernet
+from cvops.models import centernet_mobilenetv3 as centernet_mobilenetv3
 from cvops.models import efficientnet as efficientnet
 from cvops.models import faster_rcnn as faster_rcnn
 from cvops.models import fcos as fcos
