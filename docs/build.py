@@ -1,6 +1,7 @@
 """Writes docs/ops.md from the docstrings of the public ops, docs/zoo.md and docs/zoo.png from the registry of models:
 `python docs/build.py`. A test keeps pages and code equal, and another tells when the picture is older than its data."""
 
+import dataclasses
 import inspect
 import json
 import math
@@ -29,7 +30,9 @@ Every registered model, made from the registry by `docs/build.py`. Build one wit
 - `create_model(name, num_classes=10, in_chans=1, weights="file.safetensors")` takes checkpoints of the publishers named
   below, recognises whose they are, maps every key, adapts classifier and first convolution, and reports what it did
   (`model.weights_report`). An entry without a place is an error unless `strict=False`.
-- `model(images)` gives logits `[N, num_classes]`; `model.features(images)` the maps of `model.feature_info`.
+- A classifier's `model(images)` gives logits `[N, num_classes]`. A detector's takes images of any sizes, and gives
+  losses, detections or both: see [Detection](#detection). `model.features(images)` are the maps of
+  `model.feature_info`.
 - `cvops.save_model(model, "file.safetensors")` keeps weights, name and settings in one file, and
   `cvops.load_model("file.safetensors")` builds the model again.
 - `cvops.onnx.export(model, (images,), "file.onnx")` writes standard ONNX operators only; `dynamic_shapes` leaves sizes
@@ -39,8 +42,11 @@ Every registered model, made from the registry by `docs/build.py`. Build one wit
 - `tf_` names pad as TensorFlow does (`'same'`, batch-norm epsilon 1e-3); the others as torchvision does.
 
 Outputs equal the peers' with the peers' weights: `tests/models/test_parity.py` copies random weights of torchvision,
-timm, pretrainedmodels and efficientnet-pytorch in, at an even and an odd input size; `tests/models/test_golden.py`
-compares with stored numbers.
+timm, pretrainedmodels and efficientnet-pytorch in, at an even and an odd input size; `tests/models/test_golden.py` and
+`tests/detection/test_detection_golden.py` compare with stored numbers, `tests/detection/test_detector_peers.py`
+detections and losses with torchvision's.
+"""
+CLASSIFICATION_HEAD = """## Classification
 
 ![ImageNet top-1 accuracy against multiply-adds; the area of a marker is the number of parameters](zoo.png)
 
@@ -51,6 +57,26 @@ here was measured again, and what nobody published is left out. They tell as muc
 network: the authors' 77.6 and timm's 81.3 for SE-ResNet-50 differ by recipe, image size and the place of the strides.
 Of such twins the picture shows the authors'.
 """
+DETECTION_HEAD = """## Detection
+
+`model(images, targets)` takes a batch `[B, C, H, W]` or a list of `[C, H, W]` of any sizes, RGB in 0..1, and for each
+image a target with `boxes` `[M, 4]` (x1, y1, x2, y2 in pixels) and `labels` `[M]`, 0 to `num_classes - 1`: background
+never counts as a class. In train mode it gives the losses; in eval mode detections (`boxes`, `scores`, `labels` of each
+image), or losses and detections from one pass where there are targets. `model.detect(pixels)` is the same from a batch
+that is ready, tensors of fixed sizes out: what `torch.export` and `cvops.onnx.export` take.
+
+A detector is visible parts, `backbone`, `neck`, `head`, and settings: score and IoU thresholds, the input transform,
+losses, assigner and box code are fields of `model.config`, so `create_model(name, score_threshold=0.3)` changes one.
+`cvops.models.load_backbone(model, "resnet50", file)` starts training from ImageNet weights;
+`examples/train_detector.py` trains one on photographs with handwritten digits:
+
+![Digits found on photographs by SSDLite](digit_scenes.jpg)
+
+Publishers number classes in other ways than from 0: torchvision's RetinaNet and FCOS have COCO's category ids
+themselves (91 classes), its two-stage detectors and SSD, and EfficientDet, the ids less 1 (90), YOLOv4 and the
+key-point detectors the 80 in use. `cvops.data.coco_classes(num_classes)` names them.
+"""
+TASKS = {"classification": CLASSIFICATION_HEAD, "detection": DETECTION_HEAD}
 
 
 def entry(name: str) -> str:
@@ -97,25 +123,53 @@ def build_zoo() -> str:
     urls = dict.fromkeys(info.accuracy.url for info in infos if info.accuracy is not None)
     links = {url: str(number) for number, url in enumerate(urls, start=1)}
     parts = [ZOO_HEAD]
-    for family in dict.fromkeys(info.family for info in infos):
-        members = [info for info in infos if info.family == family]
-        rows = [
-            "| model | parameters | multiply-adds | input | top-1 | checkpoints of | package with trained weights |",
-            "|---|---:|---:|---|---|---|---|",
-        ]
-        for info in members:
-            whose = ", ".join(
-                publisher + (f" ({', '.join(f'{k}={v!r}' for k, v in changes.items())})" if changes else "")
-                for publisher, changes in info.checkpoints.items()
-                if publisher != "cvops"
-            )
-            package = f"`{info.weights_package}`" if info.weights_package else ""
-            rows.append(
-                f"| `{info.name}` | {info.parameters:,} | {gigamacs(info.macs)} | {info.preprocess} "
-                f"| {accuracy(info.accuracy, links)} | {whose} | {package} |"
-            )
-        parts.append(f"## {family}\n\n{members[0].paper}\n\n" + "\n".join(rows) + "\n")
+    assert {info.task for info in infos} == set(TASKS)
+    for task, head in TASKS.items():
+        parts.append(head)
+        for family in dict.fromkeys(info.family for info in infos if info.task == task):
+            members = [info for info in infos if info.family == family]
+            rows = classifier_rows(members, links) if task == "classification" else detector_rows(members)
+            parts.append(f"### {family}\n\n{members[0].paper}\n\n" + "\n".join(rows) + "\n")
     return "\n".join(parts) + "\n" + "\n".join(f"[{name}]: {url}" for url, name in links.items()) + "\n"
+
+
+def classifier_rows(members: list[ModelInfo], links: dict[str, str]) -> list[str]:
+    rows = [
+        "| model | parameters | multiply-adds | input | top-1 | checkpoints of | package with trained weights |",
+        "|---|---:|---:|---|---|---|---|",
+    ]
+    for info in members:
+        package = f"`{info.weights_package}`" if info.weights_package else ""
+        rows.append(
+            f"| `{info.name}` | {info.parameters:,} | {gigamacs(info.macs)} | {info.preprocess} "
+            f"| {accuracy(info.accuracy, links)} | {publishers(info)} | {package} |"
+        )
+    return rows
+
+
+def detector_rows(members: list[ModelInfo]) -> list[str]:
+    rows = ["| model | parameters | classes | input | checkpoints of |", "|---|---:|---:|---|---|"]
+    for info in members:
+        classes = info.config.num_classes
+        rows.append(f"| `{info.name}` | {info.parameters:,} | {classes} | {info.preprocess} | {publishers(info)} |")
+    return rows
+
+
+def publishers(info: ModelInfo) -> str:
+    """Whose checkpoints load, with the settings that they need in brackets."""
+    whose = []
+    for publisher, changes in info.checkpoints.items():
+        settings = []
+        for name, value in changes.items():
+            if dataclasses.is_dataclass(value) and not isinstance(value, type):
+                old = getattr(info.config, name)
+                fields = (f.name for f in dataclasses.fields(value) if getattr(value, f.name) != getattr(old, f.name))
+                settings.append(f"its own {', '.join(fields)} of `{name}`")
+            else:
+                settings.append(f"{name}={value!r}")
+        if publisher != "cvops":
+            whose.append(publisher + (f" ({'; '.join(settings)})" if settings else ""))
+    return ", ".join(whose)
 
 
 def gigamacs(macs: int | None) -> str:

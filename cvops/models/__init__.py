@@ -3,6 +3,9 @@
 from cvops.models import amoebanet as amoebanet
 from cvops.models import centernet as centernet
 from cvops.models import centernet_mobilenetv3 as centernet_mobilenetv3
+from cvops.models import centernet_triplets as centernet_triplets
+from cvops.models import cornernet as cornernet
+from cvops.models import efficientdet as efficientdet
 from cvops.models import efficientnet as efficientnet
 from cvops.models import faster_rcnn as faster_rcnn
 from cvops.models import fcos as fcos

@@ -38,7 +38,8 @@ class MobileCenterNetConfig(PointConfig):
     """Settings of CenterNet on MobileNetV3.
 
     width: of MobileNetV3. widths: of both halves of the pyramid's maps, finest first.
-    norm_eps, norm_momentum: of all batch norms. iou_threshold: of NMS within a class, which the published network leaves to others.
+    norm_eps, norm_momentum: of all batch norms.
+    iou_threshold: of NMS within a class, which the published network leaves to others.
     """
 
     transform: ImageTransform = INPUT

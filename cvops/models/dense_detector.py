@@ -34,20 +34,24 @@ from cvops.ops import sigmoid_focal_loss
 class DenseDetectorConfig(BackboneConfig):
     """Settings of one-stage detectors.
 
-    candidates: so many of each level enter NMS.
+    candidates: so many of each level enter NMS, or of all levels together (`candidates_of`).
     box_loss, box_loss_beta: of the positive anchors' boxes; beta is that of `smooth_l1`.
+    box_loss_factor: the box loss counts this much.
     focal_alpha, focal_gamma: of the focal loss of classes.
-    normaliser: losses are divided by the number of positives of each image and averaged, or by that of the batch.
+    normaliser: losses are divided by the number of positives of each image and averaged, or by that of the batch, or
+        by that and one.
     in_box: an anchor whose centre is outside its target is background.
     weigh_by_centerness: positives count by their centerness in the box loss, as in FCOS' code.
     """
 
     candidates: int = 1000
+    candidates_of: Literal["level", "image"] = "level"
     box_loss: BoxLoss = "l1"
     box_loss_beta: float = 1 / 9
+    box_loss_factor: float = 1.0
     focal_alpha: float = 0.25
     focal_gamma: float = 2.0
-    normaliser: Literal["image", "batch"] = "batch"
+    normaliser: Literal["image", "batch", "batch+1"] = "batch"
     in_box: bool = False
     weigh_by_centerness: bool = False
 
@@ -123,7 +127,8 @@ class DenseDetector(Detector[DenseOutput]):
         box_weight = each
         if config.weigh_by_centerness:
             box_weight = central * each.sum() / central.sum().clamp(min=1e-6)
-        losses["boxes"] = box_loss(config.box_loss, codes, truth, theirs, self.coder, box_weight, config.box_loss_beta)
+        boxes_loss = box_loss(config.box_loss, codes, truth, theirs, self.coder, box_weight, config.box_loss_beta)
+        losses["boxes"] = config.box_loss_factor * boxes_loss
         if raw.quality is not None:
             quality = torch.cat([flatten_map(m, 1) for m in raw.quality], 1)[image, anchor, 0]
             losses["centerness"] = F.binary_cross_entropy_with_logits(
@@ -134,7 +139,9 @@ class DenseDetector(Detector[DenseOutput]):
     def _weights(self, positive: Tensor, dtype: torch.dtype) -> Tensor:
         """The share of each anchor's loss, [B, N]."""
         counts = positive.sum(1, dtype=dtype)
-        if self.config.normaliser == "batch":
+        if self.config.normaliser == "batch+1":
+            share = 1 / (counts.sum() + 1).expand(len(counts))
+        elif self.config.normaliser == "batch":
             share = 1 / counts.sum().clamp(min=1).expand(len(counts))
         else:
             share = 1 / (counts.clamp(min=1) * len(counts))
@@ -151,4 +158,5 @@ class DenseDetector(Detector[DenseOutput]):
             iou_threshold=config.iou_threshold,
             candidates=config.candidates,
             max_detections=config.max_detections,
+            all_levels=config.candidates_of == "image",
         )

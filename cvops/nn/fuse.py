@@ -44,6 +44,8 @@ def _fuse_unit(unit: ConvNormAct) -> None:
         assert isinstance(conv, nn.Conv2d | DepthwiseConv2d)
         scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
         shift = norm.bias.double() - norm.running_mean.double() * scale
+        if conv.bias is not None:
+            shift = shift + conv.bias.double() * scale
         conv.weight.copy_(conv.weight.double() * scale.view(-1, 1, 1, 1))
         conv.bias = nn.Parameter(shift.to(conv.weight.dtype))
         unit.norm = nn.Identity()

@@ -9,7 +9,8 @@ from cvops.ops.depthwise_conv2d import DepthwiseConv2d
 
 class SeparableConvNormAct(nn.Module):
     """Depthwise and pointwise convolution with nothing in between, then normalisation and activation (Chollet 2017,
-    arXiv:1610.02357): parts `depthwise`, `pointwise` (a `ConvNormAct`, so `fuse` folds its norm).
+    arXiv:1610.02357): parts `depthwise`, `pointwise` (a `ConvNormAct`, so `fuse` folds its norm). `norm`, `act` and
+    `bias` are as there: None leaves the first two out, and the bias is where there is no norm.
 
     [N, in_channels, H, W] -> [N, out_channels, H / stride, W / stride], sizes rounded up.
 
@@ -26,8 +27,9 @@ class SeparableConvNormAct(nn.Module):
         *,
         dilation: int = 1,
         padding: Padding = "symmetric",
-        norm: Norm = nn.BatchNorm2d,
+        norm: Norm | None = nn.BatchNorm2d,
         act: str | None = "relu",
+        bias: bool | None = None,
     ) -> None:
         super().__init__()
         fixed = padding == "symmetric" or (stride == 1 and kernel_size % 2 == 1)
@@ -39,7 +41,7 @@ class SeparableConvNormAct(nn.Module):
             dilation=dilation,
             bias=False,
         )
-        self.pointwise = ConvNormAct(in_channels, out_channels, norm=norm, act=act)
+        self.pointwise = ConvNormAct(in_channels, out_channels, norm=norm, act=act, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.pointwise(self.depthwise(x))

@@ -133,13 +133,41 @@ def lite_outputs(model: Detector, pixels: Tensor) -> Outputs:
     return {f"{kind}.{i}": m for kind, levels in kinds.items() for i, m in enumerate(levels)}
 
 
+def level_outputs(names: tuple[str, str], model: Detector, pixels: Tensor) -> Outputs:
+    """Of EfficientDet, whose maps are stored as they are: class logits and box codes of each level."""
+    raw = model.network(pixels)
+    return {
+        f"{name}.{i}": m for name, maps in zip(names, (raw.classes, raw.codes), strict=True) for i, m in enumerate(maps)
+    }
+
+
+def corner_outputs(kinds: tuple[str, ...], model: Detector, pixels: Tensor) -> Outputs:
+    """Of CornerNet and CenterNet with key point triplets: the maps of the last stack."""
+    outputs = {}
+    for kind, maps in zip(kinds, model.network(pixels).last, strict=True):
+        outputs |= {f"{kind}_heat": maps.heat, f"{kind}_regr": maps.offsets}
+        if maps.tags is not None:
+            outputs[f"{kind}_tag"] = maps.tags
+    return outputs
+
+
 CASES = {
     "CenterNet_ResNet-18-DCN": Case("centernet_resnet18_dcn", point_outputs),
     "CenterNet_DLA-34_DCN": Case("centernet_dla34", point_outputs),
     "CenterNet_Hourglass-104": Case("centernet_hourglass104", point_outputs),
     "SSD300-VGG16": Case("ssd300_vgg16", single_shot_outputs, first_label=1),
     "SSDLite320-MobileNetV2": Case("ssdlite320_mobilenetv2", lite_outputs),
+    "CornerNet_Hourglass-104": Case("cornernet_hourglass104", partial(corner_outputs, ("tl", "br"))),
+    "CenterNet-104_keypoint_triplets": Case(
+        "centernet_triplets_hourglass104", partial(corner_outputs, ("tl", "br", "ct"))
+    ),
     "YOLOv4_CSPDarknet53+SPP+PANet": Case("yolov4", yolov4_outputs),
+    **{
+        f"EfficientDet-{size.upper()}": Case(
+            f"tf_efficientdet_{size}", partial(level_outputs, ("class", "box")), first_label=1
+        )
+        for size in ("d0", "d1", "d2", "d3", "d4", "d5", "d6", "d7", "d7x")
+    },
     "R-FCN_R101": Case("rfcn_resnet101", position_sensitive_outputs, {"norm": "batch"}),
     "RPN_R50-FPN": Case("rpn_resnet50_fpn", partial(proposal_outputs, ""), {"norm": "batch"}),
     "RPN_R50-FPN_detectron2": Case(
@@ -166,8 +194,8 @@ CASES = {
 }
 
 
-def build(case: Case, stored: dict[str, Any], variant: str | None = None, **settings: Any) -> Detector:
-    settings = {**case.settings, **(case.variants[variant] if variant else {}), **settings}
+def build(case: Case, stored: dict[str, Any], variant: str | None) -> Detector:
+    settings = {**case.settings, **(case.variants[variant] if variant else {})}
     model = cvops.create_model(case.model, **settings).double().eval()
     state = golden.synth_state(stored["manifest"], stored["seed"], stored["gain"])
     assert load_weights(model, state).complete
@@ -179,7 +207,7 @@ def test_every_stored_case_is_used() -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_outputs_equal_the_stored_ones(name: str) -> None:
+def test_outputs_and_detections_equal_the_stored_ones(name: str) -> None:
     stored, case = golden.load_case(name, FOLDER), CASES[name]
     assert set(stored.get("variants", ())) == set(case.variants)
     pixels = golden.synth_input(stored["seed"], stored["input_shape"])
@@ -188,28 +216,28 @@ def test_outputs_equal_the_stored_ones(name: str) -> None:
         for record in ("boxes_record", "scores_record"):  # all decoded boxes, where the peer gives them before NMS
             if record in stored.get("detections", ()):
                 records[stored["detections"][record]["name"]] = stored["detections"][record]
+        model = build(case, stored, variant)
         with torch.inference_mode():
-            outputs = case.outputs(build(case, stored, variant), pixels)
+            outputs = case.outputs(model, pixels)
         assert set(outputs) == set(records)
         for key, record in records.items():
             golden.check(record, outputs[key], stored["seed"])
+        if variant is None and "boxes" in stored.get("detections", ()):
+            check_detections(case, stored, model)
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in CASES if "boxes" in golden.load_case(name, FOLDER).get("detections", ())]
-)
-def test_detections_equal_the_stored_ones(name: str) -> None:
-    stored, case = golden.load_case(name, FOLDER), CASES[name]
+def check_detections(case: Case, stored: dict[str, Any], model: Detector) -> None:
     wanted = stored["detections"]
     names = {
         "score_thresh": "score_threshold",
         "nms_thresh": "iou_threshold",
         "detections_per_img": "max_detections",
         "post_nms_topk": "max_detections",
+        "max_det_per_image": "max_detections",
     }
-    model = build(case, stored, **{ours: wanted[theirs] for theirs, ours in names.items() if theirs in wanted})
     transform = replace(model.config.transform, resize="none")
-    model.config = replace(model.config, transform=transform)
+    limits = {ours: wanted[theirs] for theirs, ours in names.items() if theirs in wanted}
+    model.config = replace(model.config, transform=transform, **limits)
     image = golden.synth_input(stored["seed"], stored["input_shape"])[0]
     if wanted["image"] == "synth_image":
         image = (image + 1) / 2

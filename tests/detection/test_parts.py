@@ -12,12 +12,15 @@ from cvops.models.detection import (
     ATSSAssigner,
     CenterAssigner,
     DeltaCoder,
+    DenseOutput,
+    Detections,
     DistanceCoder,
     ImageTransform,
     IoUAssigner,
     anchor_shapes,
     box_loss,
     centerness_of,
+    detect_dense,
     sample,
 )
 from cvops.models.detection.hard_negatives import hard_negative_loss
@@ -100,16 +103,53 @@ def test_quotient_spacing_divides_the_batch_by_the_map() -> None:
     assert (quotient[:, 0] + 1).tolist() == [0, 53, 106] * 2
 
 
-@pytest.mark.parametrize("coder", [DeltaCoder(), DeltaCoder((10, 10, 5, 5)), DistanceCoder(), DistanceCoder(False)])
+CODERS = [
+    DeltaCoder(),
+    DeltaCoder((10, 10, 5, 5)),
+    DeltaCoder((10, 20, 5, 2), vertical_first=True),
+    DistanceCoder(),
+    DistanceCoder(False),
+]
+
+
+@pytest.mark.parametrize("coder", CODERS)
 def test_decoding_inverts_encoding(coder: DeltaCoder | DistanceCoder) -> None:
     boxes, anchors = random_boxes(50, 0).double(), random_boxes(50, 1).double()
     torch.testing.assert_close(coder.decode(coder.encode(boxes, anchors), anchors), boxes)
+
+
+def test_vertical_first_swaps_the_codes_and_nothing_else() -> None:
+    boxes, anchors, weights = random_boxes(50, 0), random_boxes(50, 1), (10.0, 20.0, 5.0, 2.0)
+    usual = DeltaCoder(weights).encode(boxes, anchors)
+    assert torch.equal(DeltaCoder(weights, vertical_first=True).encode(boxes, anchors), usual[:, [1, 0, 3, 2]])
 
 
 def test_wild_codes_stay_finite() -> None:
     anchor = torch.tensor([[0.0, 0, 16, 16]])
     box = DeltaCoder().decode(torch.full((1, 4), 1e4), anchor)
     torch.testing.assert_close(box[:, 2:] - box[:, :2], torch.full((1, 2), 1000.0))
+
+
+# --- postprocessing ---------------------------------------------------------------------------------------------------
+
+
+def test_candidates_of_all_levels_are_the_best_of_the_image() -> None:
+    grid = AnchorGrid((((8.0, 8.0), (6.0, 9.0)),) * 2, (8, 16), offset=0.5)
+    maps = [(8, 8), (4, 4)]
+    draw = torch.Generator().manual_seed(0)
+    classes, codes = ([torch.randn(2, n, *size, generator=draw) for size in maps] for n in (2 * 3, 2 * 4))
+    output, anchors, sizes = DenseOutput(classes, codes), grid(maps, (64, 64)), torch.tensor([[64, 64], [50, 40]])
+
+    def detect(candidates: int, all_levels: bool) -> Detections:
+        limits = {"score_threshold": 0.0, "iou_threshold": 1.0, "max_detections": 60}
+        return detect_dense(
+            output, anchors, DeltaCoder(), sizes, candidates=candidates, all_levels=all_levels, **limits
+        )
+
+    found, every = detect(20, True), detect(10_000, False)
+    assert found.counts.tolist() == [20, 20]
+    for got, want in zip(found[:3], every[:3], strict=True):
+        assert torch.equal(got[:, :20], want[:, :20])
 
 
 # --- assigners --------------------------------------------------------------------------------------------------------

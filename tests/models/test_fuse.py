@@ -32,6 +32,14 @@ def test_other_norms_stay() -> None:
     assert isinstance(fuse(unit).norm, nn.GroupNorm)
 
 
+def test_a_bias_before_the_norm_is_folded_too() -> None:
+    unit = ConvNormAct(4, 8, bias=True).eval()
+    nn.init.normal_(unit.norm.running_mean)
+    nn.init.normal_(unit.conv.bias)
+    x = torch.randn(2, 4, 5, 5)
+    torch.testing.assert_close(fuse(unit)(x), unit(x))
+
+
 def test_fused_models_still_have_gradients() -> None:
     fused = fuse(cvops.create_model("mobilenetv2_035"))
     images = torch.randn(1, 3, 32, 32, requires_grad=True)

@@ -116,6 +116,20 @@ def authors_hourglass(stacks: int, blocks: Sequence[int]) -> dict[str, str]:
     return paths
 
 
+def mmdet_hourglass(stacks: int, blocks: Sequence[int]) -> dict[str, str]:
+    """mmdetection's names of the same layers."""
+    parts = {"pre.0.": "stem.0.", "pre.1.": "stem.1.0.", "kps.": "hourglass_modules.", "cnvs.": "out_convs."}
+    parts |= {"inters.": "inters.", "inters_.": "conv1x1s.", "cnvs_.": "remap_convs."}
+    paths = {}
+    for theirs, ours in authors_hourglass(stacks, blocks).items():
+        part = next(part for part in parts if theirs.startswith(part))
+        rest = theirs.removeprefix(part).replace("skip.", "downsample.")
+        if part.endswith("_."):  # a convolution and its norm by number
+            rest = rest.removesuffix("0") + "conv" if rest.endswith(".0") else rest.removesuffix("1") + "bn"
+        paths[f"backbone.{parts[part]}{rest}"] = ours
+    return paths
+
+
 def authors_block(theirs: str, ours: str) -> dict[str, str]:
     """Their residual block."""
     paths = {f"{theirs}.skip.0": f"{ours}.shortcut.conv", f"{theirs}.skip.1": f"{ours}.shortcut.norm"}

@@ -17,6 +17,7 @@ class DeltaCoder:
     appendix C), times `weights` for (x, y, width, height). SSD's variances (0.1, 0.2) are the weights (10, 10, 5, 5).
 
     clip: limit of the logarithms in `decode`, so that a wild network cannot overflow.
+    vertical_first: codes are in TensorFlow's order, (y, x, height, width); `weights` stay as they are.
 
     >>> anchors = torch.tensor([[0.0, 0, 10, 10]]); boxes = torch.tensor([[2.0, 0, 12, 20]])
     >>> deltas = DeltaCoder().encode(boxes, anchors); deltas
@@ -27,17 +28,21 @@ class DeltaCoder:
 
     weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
     clip: float = MAX_LOG_SCALE
+    vertical_first: bool = False
 
     def encode(self, boxes: Tensor, anchors: Tensor) -> Tensor:
         """[..., 4] boxes of some area and their anchors to [..., 4] deltas."""
         (x, y, width, height), (ax, ay, awidth, aheight) = _centres(boxes), _centres(anchors)
         wx, wy, ww, wh = self.weights
         dx, dy = (x - ax) / awidth * wx, (y - ay) / aheight * wy
-        return torch.stack([dx, dy, (width / awidth).log() * ww, (height / aheight).log() * wh], -1)
+        dw, dh = (width / awidth).log() * ww, (height / aheight).log() * wh
+        return torch.stack([dy, dx, dh, dw] if self.vertical_first else [dx, dy, dw, dh], -1)
 
     def decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
         """The inverse: [..., 4] deltas to boxes (x1, y1, x2, y2)."""
-        dx, dy, dw, dh = (delta / weight for delta, weight in zip(deltas.unbind(-1), self.weights, strict=True))
+        first, second, third, fourth = deltas.unbind(-1)
+        ordered = (second, first, fourth, third) if self.vertical_first else (first, second, third, fourth)
+        dx, dy, dw, dh = (delta / weight for delta, weight in zip(ordered, self.weights, strict=True))
         ax, ay, awidth, aheight = _centres(anchors)
         x, y = ax + dx * awidth, ay + dy * aheight
         halfw, halfh = (0.5 * awidth * dw.clamp(max=self.clip).exp(), 0.5 * aheight * dh.clamp(max=self.clip).exp())

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cvops.models.detection.anchors import Anchors
 from cvops.models.detection.coders import BoxCoder, BoxDecoder
-from cvops.ops import batched_nms_padded
+from cvops.ops import batched_nms_padded, soft_nms
 
 
 class Detections(NamedTuple):
@@ -118,13 +118,18 @@ def detect_dense(
     iou_threshold: float,
     candidates: int,
     max_detections: int,
+    all_levels: bool = False,
 ) -> Detections:
-    """Detections of a dense head; `sizes` [B, 2] are the images' heights and widths. Of each level the `candidates`
-    best pairs above `score_threshold` are decoded, clipped to the image and go through NMS within their class."""
+    """Detections of a dense head; `sizes` [B, 2] are the images' heights and widths. Of each level, or of `all_levels`
+    together (which then have as many anchors a cell), the `candidates` best pairs above `score_threshold` are decoded,
+    clipped to the image and go through NMS within their class."""
+    levels = anchors.levels()
+    if all_levels:
+        output, levels = as_one_level(output), [anchors.boxes]
     quality = output.quality if output.quality is not None else [None] * len(output.codes)
     found = [
         best_of_level(classes, codes, good, level, coder, candidates, score_threshold)
-        for classes, codes, good, level in zip(output.classes, output.codes, quality, anchors.levels(), strict=True)
+        for classes, codes, good, level in zip(output.classes, output.codes, quality, levels, strict=True)
     ]
     boxes, scores, labels = (torch.cat(parts, 1) for parts in zip(*found, strict=True))
     return suppress(
@@ -135,6 +140,16 @@ def detect_dense(
         iou_threshold=iou_threshold,
         max_detections=max_detections,
     )
+
+
+def as_one_level(output: DenseOutput) -> DenseOutput:
+    """The maps [B, C, H, W] of all levels as one [B, C, cells, 1] of each kind, cells in the order of the anchors."""
+
+    def join(maps: list[Tensor]) -> list[Tensor]:
+        return [torch.cat([m.flatten(2) for m in maps], 2).unsqueeze(3)]
+
+    quality = None if output.quality is None else join(output.quality)
+    return DenseOutput(join(output.classes), join(output.codes), quality)
 
 
 def suppress(
@@ -156,3 +171,26 @@ def suppress(
         labels=torch.where(used, labels.gather(1, index), -1),
         counts=counts,
     )
+
+
+def suppress_softly(
+    boxes: Tensor, scores: Tensor, labels: Tensor, *, score_threshold: float, max_detections: int, sigma: float = 0.5
+) -> Detections:
+    """Soft-NMS within each class (Bodla et al. 2017, arXiv:1704.04503): overlapped boxes lose score, by the factor
+    exp(-IoU^2 / `sigma`), instead of being dropped. Arguments and result as `suppress`; image by image, so it does not
+    export."""
+    found = Detections(
+        boxes=boxes.new_zeros(boxes.shape[0], max_detections, 4),
+        scores=scores.new_zeros(boxes.shape[0], max_detections),
+        labels=labels.new_full((boxes.shape[0], max_detections), -1),
+        counts=labels.new_zeros(boxes.shape[0]),
+    )
+    for i in range(boxes.shape[0]):
+        index, decayed = soft_nms(
+            boxes[i], scores[i], sigma=sigma, score_threshold=score_threshold, method="gaussian", idxs=labels[i]
+        )
+        index = index[:max_detections]
+        k = len(index)
+        found.boxes[i, :k], found.scores[i, :k] = boxes[i, index], decayed[:k]
+        found.labels[i, :k], found.counts[i] = labels[i, index], k
+    return found

@@ -6,6 +6,7 @@ from cvops.models.head.dense import DenseHead
 from cvops.models.head.point import PointHead, PointOutput
 from cvops.models.head.position_sensitive import PositionSensitiveHead
 from cvops.models.head.rpn import RPNHead
+from cvops.models.head.separable import SeparableHead
 from cvops.models.head.ssd import SSDHead
 from cvops.models.head.yolo import YOLOHead
 
@@ -20,5 +21,6 @@ __all__ = [
     "RegionOutput",
     "RegionPool",
     "SSDHead",
+    "SeparableHead",
     "YOLOHead",
 ]
