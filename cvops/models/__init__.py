@@ -2,6 +2,7 @@
 
 from cvops.models import amoebanet as amoebanet
 from cvops.models import centernet as centernet
+from cvops.models import centernet_mobilenetv3 as centernet_mobilenetv3
 from cvops.models import centernet_triplets as centernet_triplets
 from cvops.models import cornernet as cornernet
 from cvops.models import efficientdet as efficientdet
@@ -10,6 +11,7 @@ from cvops.models import faster_rcnn as faster_rcnn
 from cvops.models import fcos as fcos
 from cvops.models import inception_resnet as inception_resnet
 from cvops.models import mobilenet_v2 as mobilenet_v2
+from cvops.models import mobilenet_v3 as mobilenet_v3
 from cvops.models import nasnet as nasnet
 from cvops.models import resnet as resnet
 from cvops.models import resnext as resnext

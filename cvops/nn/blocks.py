@@ -4,31 +4,35 @@ cross-channel pooling, the inverted residual. The single convolution is in `conv
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
-from cvops.nn.conv import ConvNormAct, Norm, Padding, make_activation
+from cvops.nn.conv import ConvNormAct, Norm, Padding, make_activation, round_channels
 from cvops.nn.drop import DropPath
+
+SEStyle = Literal["efficientnet", "mobilenet_v3"]
 
 
 class SqueezeExcite(nn.Module):
     """Squeeze-and-excitation (Hu et al. 2018, arXiv:1709.01507): scales each channel by a gate in (0, 1) computed from
-    the mean of all channels through a bottleneck of `squeeze_channels`. [N, C, H, W] -> [N, C, H, W].
+    the mean of all channels through a bottleneck of `squeeze_channels`; the gate is a `sigmoid`, or a `hard_sigmoid`.
+    [N, C, H, W] -> [N, C, H, W].
 
     >>> SqueezeExcite(32, 8)(torch.zeros(2, 32, 5, 5)).shape
     torch.Size([2, 32, 5, 5])
     """
 
-    def __init__(self, channels: int, squeeze_channels: int, act: str = "relu") -> None:
+    def __init__(self, channels: int, squeeze_channels: int, act: str = "relu", gate: str = "sigmoid") -> None:
         super().__init__()
         self.reduce = nn.Conv2d(channels, squeeze_channels, 1)
         self.act = make_activation(act)
         self.expand = nn.Conv2d(squeeze_channels, channels, 1)
+        self.gate = make_activation(gate)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate = self.expand(self.act(self.reduce(x.mean((2, 3), keepdim=True))))
-        return x * torch.sigmoid(gate)
+        gate: Tensor = self.gate(self.expand(self.act(self.reduce(x.mean((2, 3), keepdim=True)))))
+        return x * gate
 
 
 class PointwiseAttention(nn.Module):
@@ -103,10 +107,13 @@ class InvertedResidual(nn.Module):
     """Inverted residual with linear bottleneck (Sandler et al. 2018, arXiv:1801.04381), called MBConv where it has
     squeeze-and-excitation (Tan and Le 2019, arXiv:1905.11946).
 
-    `expand` (1x1 to `in_channels * expansion`, absent at expansion 1), `depthwise`, `se` (absent at `se_ratio` 0; its
-    bottleneck is `se_ratio * in_channels`, of the block's input, not of the expansion), `project` (1x1, no activation).
-    The shortcut is there when stride is 1 and the widths agree. [N, C, H, W] -> [N, out_channels,
-    H / stride, W / stride].
+    `expand` (1x1 to `in_channels * expansion`, rounded to a multiple of 8 where expansion is no whole number; absent at
+    expansion 1), `depthwise`, `se` (absent at `se_ratio` 0), `project` (1x1, no activation). The shortcut is there when
+    stride is 1 and the widths agree. [N, C, H, W] -> [N, out_channels, H / stride, W / stride].
+
+    se_style: `efficientnet`, whose bottleneck is `se_ratio` of the block's input, with the block's activation; or
+        `mobilenet_v3` (Howard et al. 2019, arXiv:1905.02244), `se_ratio` of the expansion rounded to a multiple of 8,
+        with a ReLU and a hard sigmoid.
 
     >>> InvertedResidual(16, 24, stride=2, expansion=6)(torch.zeros(1, 16, 8, 8)).shape
     torch.Size([1, 24, 4, 4])
@@ -120,15 +127,16 @@ class InvertedResidual(nn.Module):
         stride: int = 1,
         *,
         dilation: int = 1,
-        expansion: int = 6,
+        expansion: float = 6,
         se_ratio: float = 0.0,
+        se_style: SEStyle = "efficientnet",
         act: str = "relu6",
         norm: Norm = nn.BatchNorm2d,
         padding: Padding = "symmetric",
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
-        hidden = in_channels * expansion
+        hidden = round_channels(in_channels * expansion) if expansion % 1 else in_channels * int(expansion)
         self.expand = ConvNormAct(in_channels, hidden, norm=norm, act=act) if expansion != 1 else nn.Identity()
         self.depthwise = ConvNormAct(
             hidden,
@@ -141,12 +149,19 @@ class InvertedResidual(nn.Module):
             norm=norm,
             act=act,
         )
-        squeeze = max(1, int(in_channels * se_ratio))
-        self.se = SqueezeExcite(hidden, squeeze, act) if se_ratio > 0 else nn.Identity()
+        self.se: nn.Module = nn.Identity()
+        if se_ratio > 0 and se_style == "efficientnet":
+            self.se = SqueezeExcite(hidden, max(1, int(in_channels * se_ratio)), act)
+        elif se_ratio > 0:
+            self.se = SqueezeExcite(hidden, round_channels(hidden * se_ratio), gate="hard_sigmoid")
         self.project = ConvNormAct(hidden, out_channels, norm=norm, act=None)
         self.shortcut = stride == 1 and in_channels == out_channels
         self.drop_path = DropPath(drop_path) if self.shortcut and drop_path > 0 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.project(self.se(self.depthwise(self.expand(x))))
+        return self.contract(self.expand(x), x)
+
+    def contract(self, expanded: Tensor, x: Tensor) -> Tensor:
+        """What follows the expansion of `x`, for those who need the expanded map too."""
+        y: Tensor = self.project(self.se(self.depthwise(expanded)))
         return x + self.drop_path(y) if self.shortcut else y

@@ -24,7 +24,9 @@ _ACTIVATIONS: dict[str, Callable[[bool], nn.Module]] = {
     "silu": nn.SiLU,
     "mish": nn.Mish,
     "leaky_relu": lambda inplace: nn.LeakyReLU(LEAK, inplace),
+    "hard_swish": nn.Hardswish,
     "sigmoid": lambda inplace: nn.Sigmoid(),
+    "hard_sigmoid": nn.Hardsigmoid,
 }
 
 

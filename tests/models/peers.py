@@ -15,11 +15,13 @@ from cvops.models import Model, load_weights
 
 # torchvision has one MobileNetV2, of any width.
 TORCHVISION_WIDTHS = {f"mobilenetv2_{width:03d}": width / 100 for width in (35, 50, 75, 100, 140)}
+TORCHVISION_NAMES = {f"mobilenetv3_{table}_100": f"mobilenet_v3_{table}" for table in ("large", "small")}
 
 
 def _torchvision(name: str) -> nn.Module | None:
     if name in TORCHVISION_WIDTHS:
         return torchvision.models.mobilenet_v2(weights=None, width_mult=TORCHVISION_WIDTHS[name])
+    name = TORCHVISION_NAMES.get(name, name)
     known = name in torchvision.models.list_models(torchvision.models)
     return torchvision.models.get_model(name, weights=None) if known else None
 

@@ -136,12 +136,17 @@ def test_figures_are_there_and_accuracies_have_sources(name: str) -> None:
     assert info.macs is not None
     published = info.accuracy
     if published is None:
-        assert name.startswith(("amoebanet_a_4", "amoebanet_d", "tf_amoebanet", "efficientnet_"))
+        assert name.startswith(("amoebanet_a_4", "amoebanet_d", "tf_amoebanet", "efficientnet_", "mobilenetv3"))
         return
     assert 50 < published.top1 < 90
     assert published.url.startswith("https://")
     if published.source.startswith("torchvision"):
-        weights = torchvision.models.get_model_weights("mobilenet_v2" if name.startswith("mobile") else name)
+        theirs = {
+            "mobilenetv2_100": "mobilenet_v2",
+            "mobilenetv3_large_100": "mobilenet_v3_large",
+            "mobilenetv3_small_100": "mobilenet_v3_small",
+        }
+        weights = torchvision.models.get_model_weights(theirs.get(name, name))
         assert published.source == "torchvision IMAGENET1K_V1"
         assert published.top1 == weights.IMAGENET1K_V1.meta["_metrics"]["ImageNet-1K"]["acc@1"]
         assert round(info.macs / 1e9, 3) == weights.IMAGENET1K_V1.meta["_ops"]

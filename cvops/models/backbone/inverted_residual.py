@@ -1,6 +1,6 @@
-"""The backbone of MobileNetV2 and EfficientNet: a strided 3x3 stem and stages of inverted residuals, one stage for each
-row of the papers' tables, and the settings that both families share. The rows, and the names that others give to the
-layers, are in the family files."""
+"""The backbone of MobileNetV2, MobileNetV3 and EfficientNet: a strided 3x3 stem and stages of inverted residuals, one
+stage for each row of the papers' tables, and the settings that both families share. The rows, and the names that others
+give to the layers, are in the family files."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from cvops.models.config import ModelConfig
 from cvops.models.model import Backbone, FeatureInfo
 from cvops.nn import ConvNormAct, InvertedResidual, Padding, recompute, round_channels
+from cvops.nn.blocks import SEStyle
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,14 +55,17 @@ class InvertedResidualConfig(ModelConfig):
 
 @dataclass(frozen=True)
 class Stage:
-    """One row of the table: `repeats` blocks to `channels`, the first of them with `stride`."""
+    """One row of the table: `repeats` blocks to `channels`, the first of them with `stride`. Without an `act` they have
+    the network's."""
 
-    expansion: int
+    expansion: float
     channels: int
     repeats: int
     stride: int
     kernel: int = 3
     se_ratio: float = 0.0
+    se_style: SEStyle = "efficientnet"
+    act: str | None = None
 
 
 def scale_table(table: Sequence[Stage], config: InvertedResidualConfig, scale_ends: bool) -> tuple[Stage, ...]:
@@ -87,7 +91,8 @@ class InvertedResidualNet(Backbone):
     """[N, in_chans, H, W] -> the last map of each resolution, at strides 2, 4, 8, 16 and 32 for the published tables,
     or less with `output_stride`.
 
-    Parts: `stem` (3x3, stride 2), `stages` (a sequence of blocks for each row of the table, which is taken as it is).
+    Parts: `stem` (3x3, stride 2), `stages` (a sequence of blocks for each row of the table, which is taken as it is),
+    `last` (1x1 to `last_channels` that ends the last map, absent when None).
 
     >>> net = InvertedResidualNet(InvertedResidualConfig(), 32, [Stage(1, 16, 1, 1), Stage(6, 24, 2, 2)])
     >>> [list(f.shape) for f in net.features(torch.zeros(1, 3, 64, 64))], net.feature_info
@@ -97,7 +102,12 @@ class InvertedResidualNet(Backbone):
     input_keys = ("stem.conv.weight",)
 
     def __init__(
-        self, config: InvertedResidualConfig, stem_channels: int, table: Sequence[Stage], act: str = "relu6"
+        self,
+        config: InvertedResidualConfig,
+        stem_channels: int,
+        table: Sequence[Stage],
+        act: str = "relu6",
+        last_channels: int | None = None,
     ) -> None:
         super().__init__()
         self.checkpointing = config.checkpointing
@@ -123,7 +133,8 @@ class InvertedResidualNet(Backbone):
                         dilation=before if i == 0 else dilation,
                         expansion=row.expansion,
                         se_ratio=row.se_ratio,
-                        act=act,
+                        se_style=row.se_style,
+                        act=row.act or act,
                         norm=norm,
                         padding=padding,
                         drop_path=config.drop_path * index / total,
@@ -132,20 +143,27 @@ class InvertedResidualNet(Backbone):
                 channels, index = row.channels, index + 1
             self.stages.append(nn.Sequential(*blocks))
 
+        self.last: nn.Module = nn.Identity()
+        if last_channels is not None:
+            self.last = ConvNormAct(channels, last_channels, norm=norm, act=act)
+
         # A map is complete where the next stage shrinks it, or would without dilation, and at the end.
-        self._emits = [row.stride > 1 for row in table[1:]] + [True]
+        self._emits = [row.stride > 1 for row in table] + [True]
+        widths, strides = [stem_channels, *(row.channels for row in table)], [2, *strides]
+        widths[-1] = last_channels or widths[-1]
         self.feature_info = FeatureInfo(
-            channels=tuple(row.channels for row, emit in zip(table, self._emits, strict=True) if emit),
+            channels=tuple(width for width, emit in zip(widths, self._emits, strict=True) if emit),
             strides=tuple(s for s, emit in zip(strides, self._emits, strict=True) if emit),
         )
 
     def features(self, x: Tensor) -> list[Tensor]:
         x = self.stem(x)
-        maps = []
-        for stage, emit in zip(self.stages, self._emits, strict=True):
+        maps = [x] if self._emits[0] else []
+        for stage, emit in zip(self.stages, self._emits[1:], strict=True):
             x = recompute(stage, x) if self.checkpointing else stage(x)
             if emit:
                 maps.append(x)
+        maps[-1] = self.last(maps[-1])
         return maps
 
 
