@@ -54,7 +54,7 @@ class MobileCenterNetConfig(PointConfig):
 
 
 _CONFIG = MobileCenterNetConfig()
-_WEIGHTS = NpmWeights(
+WEIGHTS = NpmWeights(
     package="@vladmandic/human",
     version="3.3.6",
     file="models/centernet.json",
@@ -63,7 +63,7 @@ _WEIGHTS = NpmWeights(
         "models/centernet.bin": "1b635a15009071f506f9f2b3519b31c072c534888989f30d269ffd44734ef7ef",
     },
 )
-VARIANTS = {"centernet_mobilenetv3": Variant(_CONFIG, _CONFIG.transform, 2_025_284, packaged=_WEIGHTS)}
+VARIANTS = {"centernet_mobilenetv3": Variant(_CONFIG, _CONFIG.transform, 2_025_284, packaged=WEIGHTS)}
 
 # --- assembly ---------------------------------------------------------------------------------------------------------
 

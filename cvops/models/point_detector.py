@@ -105,9 +105,11 @@ class PointDetector(Detector[PointOutput]):
         if config.code == "size":
             if raw.offsets is not None:
                 corner = corner + raw.offsets[-1][row, :, ys, xs].to(dtype)
-            boxes = torch.cat([corner - at / 2, corner + at / 2], 2) * config.stride
+            low, high = (corner - at / 2) * config.stride, (corner + at / 2) * config.stride
         else:
-            boxes = torch.cat([corner * config.stride - at[:, :, :2], corner * config.stride + at[:, :, 2:]], 2)
+            low, high = corner * config.stride - at[:, :, :2], corner * config.stride + at[:, :, 2:]
+        # Nothing keeps a network from negative sizes: such boxes are empty.
+        boxes = torch.cat([low, torch.maximum(low, high)], 2)
         boxes = clip_boxes(boxes, sizes)
         if config.iou_threshold < 1:
             return suppress(
