@@ -150,13 +150,12 @@ class CornerDetector(Detector[CornerRaw]):
         for stack in range(config.stacks):
             last = stack == config.stacks - 1
             maps = raw.last if last else self.predict(stack, raw.maps[stack])
-            for kind, (got, where) in enumerate(zip(maps, points, strict=False)):
+            for kind, got in enumerate(maps):
+                where = points[kind]
                 deviations = CENTER_DEVIATIONS if kind == 2 else 6.0
                 losses["heat"] = losses["heat"] + share * heatmap_loss(got.heat, where, radii, deviations)
                 losses["offsets"] = losses["offsets"] + share * config.offset_weight * offset_loss(got.offsets, where)
-            first, second = (
-                tags_at(got, where).to(corners.dtype) for got, where in zip(maps[:2], points, strict=False)
-            )
+            first, second = (tags_at(maps[i], points[i]).to(corners.dtype) for i in range(2))
             pull, push = tag_losses(first, second, image, len(batch))
             losses["pull"] = losses["pull"] + share * config.pull_weight * pull
             losses["push"] = losses["push"] + share * config.push_weight * push

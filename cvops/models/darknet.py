@@ -78,9 +78,7 @@ def read_darknet(model: "Model", path: Path) -> dict[str, Tensor]:
     described = check_cfg(model, config) if config.is_file() else None
     values = _read_numbers(path)
     own = _convolutions(model, layout, layout.num_classes)
-    outputs = [
-        (own[layout.units.index(unit)], len(a)) for unit, a in zip(_outputs(layout), layout.anchors, strict=True)
-    ]
+    outputs = zip((conv for conv in own if not conv.norm), map(len, layout.anchors), strict=True)
     per_class = sum((conv.channels + 1) * anchors for conv, anchors in outputs)
     missing = sum(conv.numbers for conv in own) - len(values)
     classes = layout.num_classes - missing // per_class
@@ -136,7 +134,7 @@ def check_cfg(model: "Model", path: Path) -> int:
             )
         except IndexError as error:
             raise WeightsError(f"{path}, line {line}: mask names anchors that are not there") from error
-        (their_scale,) = _list(path, line, {"scale_x_y": "1", **options}, "scale_x_y")
+        their_scale = _list(path, line, {"scale_x_y": "1", **options}, "scale_x_y")[0]
         if (theirs_anchors, their_scale) != (anchors, scale):
             raise WeightsError(
                 f"{path}, line {line}: expected anchors {anchors} and scale_x_y {scale}, as {model.name} has, got "
@@ -152,14 +150,9 @@ def _layout_of(model: "Model", path: Path) -> DarknetLayout:
     return cast(DarknetLayout, layout())
 
 
-def _outputs(layout: DarknetLayout) -> list[str]:
-    """Paths of the outputs, in order."""
-    return [unit for unit in layout.units if ".outputs." in unit]
-
-
 def _convolutions(model: "Model", layout: DarknetLayout, classes: int) -> list[Convolution]:
     """The model's own convolutions, as a file for so many classes and images of three channels has them."""
-    anchors = dict(zip(_outputs(layout), map(len, layout.anchors), strict=True))
+    anchors = iter(layout.anchors)
     found = []
     for number, path in enumerate(layout.units):
         unit = model.get_submodule(path)
@@ -167,7 +160,7 @@ def _convolutions(model: "Model", layout: DarknetLayout, classes: int) -> list[C
         found.append(
             Convolution(
                 channels=3 if number == 0 else conv.in_channels,
-                filters=anchors[path] * (5 + classes) if path in anchors else conv.out_channels,
+                filters=conv.out_channels if isinstance(unit, ConvNormAct) else len(next(anchors)) * (5 + classes),
                 size=conv.kernel_size[0],
                 stride=conv.stride[0],
                 norm=isinstance(unit, ConvNormAct),

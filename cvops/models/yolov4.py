@@ -38,6 +38,7 @@ from cvops.ops import complete_box_iou_loss, match_boxes
 Shapes = tuple[tuple[float, float], ...]
 
 
+# Darknet itself stretches images to this size unless it is told to keep their aspect.
 INPUT = ImageTransform("letterbox", (608, 608), mean=(0.0,), std=(1.0,))
 
 
@@ -317,11 +318,11 @@ def darknet_units(config: YOLOv4Config) -> tuple[str, ...]:
 
 def darknet_modules(config: YOLOv4Config) -> dict[str, str]:
     """Darknet has no names: convolutions are numbered by `read_darknet`."""
-    return {
-        f"convolutional.{i}{theirs}": f"{unit}{ours}"
-        for i, unit in enumerate(darknet_units(config))
-        for theirs, ours in ((("", ""),) if "outputs" in unit else ((".conv", ".conv"), (".norm", ".norm")))
-    }
+    paths: dict[str, str] = {}
+    for i, unit in enumerate(darknet_units(config)):
+        for part in ("",) if "outputs" in unit else (".conv", ".norm"):
+            paths[f"convolutional.{i}{part}"] = f"{unit}{part}"
+    return paths
 
 
 def pytorch_yolov4_modules(config: YOLOv4Config) -> dict[str, str]:

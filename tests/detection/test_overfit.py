@@ -29,10 +29,9 @@ class Recipe:
 SMALL_PYRAMID = {"backbone": "mobilenetv2_035", "norm": None, "channels": 32}
 RECIPES = {
     "YOLOv4": Recipe("yolov4_quarter", rate=4e-3, steps=60),
-    "CornerNet": Recipe("cornernet_small", steps=60),
-    "CenterNet, triplets": Recipe("centernet_triplets_small", steps=60),
-    "CenterNet, points": Recipe("centernet_resnet18_dcn", steps=60),
-    "EfficientDet": Recipe("tf_efficientdet_d0", steps=60),
+    "CornerNet": Recipe("cornernet_small"),
+    "CenterNet, triplets": Recipe("centernet_triplets_small"),
+    "CenterNet, points": Recipe("centernet_resnet18_dcn", rate=5e-3),
     "FCOS": Recipe("fcos_resnet50_fpn_exp", {**SMALL_PYRAMID, "head_convs": 1}),
     "RetinaNet": Recipe("retinanet_resnet50_fpn_c5", {**SMALL_PYRAMID, "head_convs": 1, "head_norm": "group"}),
     "SSDLite": Recipe("ssdlite320_mobilenetv2", {"transform": {"size": (160, 160)}, "norm_momentum": 0.2}),

@@ -132,6 +132,15 @@ def test_settings_are_checked() -> None:
 # --- Darknet's files --------------------------------------------------------------------------------------------------
 
 
+def test_the_files_written_here_are_routed_as_darknet_s_own() -> None:
+    """The routes of yolov4.cfg and yolov4-sam-mish.cfg, one after the other."""
+    stages = "-2 -1,-7 -2 -1,-10 -2 -1,-28 -2 -1,-28 -2 -1,-16 -2 -4 -1,-3,-5,-6 85 -1,-3 54 -1,-3 "
+    for name, head in (("yolov4", "-4 -1,-16 -4 -1,-37"), ("yolov4_sam_mish", "-4 -1,-18 -4 -1,-41")):
+        cfg = cfg_of(cvops.model_info(name).config)
+        assert re.findall(r"layers=(.*)", cfg) == (stages + head).split()
+        assert cfg.count("[convolutional]") == (110 if name == "yolov4" else 113)
+
+
 @pytest.mark.parametrize("settings", [{}, {"attention": True, "neck_act": "mish"}])
 @pytest.mark.parametrize("version", [(0, 2, 5), (0, 1, 0)])
 def test_darknet_s_files_fill_the_model(
