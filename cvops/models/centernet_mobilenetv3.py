@@ -6,7 +6,7 @@ format is `tfjs.py`. Losses and postprocessing are `point_detector.py`."""
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +48,6 @@ class MobileCenterNetConfig(PointConfig):
     widths: tuple[int, int, int] = (64, 96, 128)
     norm_eps: float = 1e-3
     norm_momentum: float = 0.1
-    code: Literal["size", "distances"] = "distances"
     box_weight: float = 5.0
     iou_threshold: float = 0.5
 
