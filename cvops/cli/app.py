@@ -2,7 +2,7 @@
 
 import typer
 
-from cvops.cli import bench, classify, doctor, eval, models
+from cvops.cli import bench, classify, detect, doctor, eval, models
 
 app = typer.Typer(
     help="High-performance vision ops and models for torch.",
@@ -11,6 +11,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(classify.classify)
+app.command()(detect.detect)
 app.command()(models.models)
 app.command("eval")(eval.evaluate)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(bench.bench)

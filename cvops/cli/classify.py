@@ -41,7 +41,7 @@ def classify(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Classify pictures."""
-    names = imagenet_classes() if classes is None else tuple(_read_lines(classes))
+    names = imagenet_classes() if classes is None else tuple(read_lines(classes))
     target = parse_device(device)
     if model is None:
         saved = None if weights is None else read_saved(weights)
@@ -99,7 +99,8 @@ def parse_device(text: str) -> torch.device:
     return device
 
 
-def _read_lines(path: Path) -> list[str]:
+def read_lines(path: Path) -> list[str]:
+    """The lines of a file of class names that are not empty."""
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
     lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]

@@ -2,7 +2,7 @@
 `cvops.models`. Reading pictures needs Pillow (`pip install 'cvops[cli]'`)."""
 
 from cvops.data.coco import coco_categories, coco_classes
-from cvops.data.image import ImageError, load_image, preprocess
+from cvops.data.image import ImageError, load_image, preprocess, to_tensor
 from cvops.data.imagenet import imagenet_classes
 
-__all__ = ["ImageError", "coco_categories", "coco_classes", "imagenet_classes", "load_image", "preprocess"]
+__all__ = ["ImageError", "coco_categories", "coco_classes", "imagenet_classes", "load_image", "preprocess", "to_tensor"]

@@ -50,6 +50,15 @@ def load_image(path: str | os.PathLike[str]) -> "Image":
         raise ImageError(f"{path} is not a picture that can be read ({error})") from error
 
 
+def to_tensor(image: "Image") -> Tensor:
+    """An RGB picture as detectors take it, float32 [3, H, W] in 0..1.
+
+    >>> to_tensor(load_image("cat.png")).shape
+    torch.Size([3, 300, 451])
+    """
+    return (torch.from_numpy(np.array(image, dtype=np.float32)).permute(2, 0, 1) / 255).contiguous()
+
+
 def preprocess(image: "Image", spec: Preprocess) -> Tensor:
     """An RGB picture as the network wants it, float32 [3, spec.size, spec.size]: the short side resized to
     `spec.resize` pixels, the centre cropped, each channel normalised.
@@ -66,6 +75,5 @@ def preprocess(image: "Image", spec: Preprocess) -> Tensor:
     resized = image.resize(size, resampling)
     left, top = round((size[0] - spec.size) / 2), round((size[1] - spec.size) / 2)
     cropped = resized.crop((left, top, left + spec.size, top + spec.size))
-    values = torch.from_numpy(np.array(cropped, dtype=np.float32)).permute(2, 0, 1) / 255
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (spec.mean, spec.std))
-    return ((values - mean) / std).contiguous()
+    return (to_tensor(cropped) - mean) / std

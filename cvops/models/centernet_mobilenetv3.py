@@ -6,7 +6,7 @@ format is `tfjs.py`. Losses and postprocessing are `point_detector.py`."""
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -48,13 +48,12 @@ class MobileCenterNetConfig(PointConfig):
     widths: tuple[int, int, int] = (64, 96, 128)
     norm_eps: float = 1e-3
     norm_momentum: float = 0.1
-    code: Literal["size", "distances"] = "distances"
     box_weight: float = 5.0
     iou_threshold: float = 0.5
 
 
 _CONFIG = MobileCenterNetConfig()
-_WEIGHTS = NpmWeights(
+WEIGHTS = NpmWeights(
     package="@vladmandic/human",
     version="3.3.6",
     file="models/centernet.json",
@@ -63,7 +62,7 @@ _WEIGHTS = NpmWeights(
         "models/centernet.bin": "1b635a15009071f506f9f2b3519b31c072c534888989f30d269ffd44734ef7ef",
     },
 )
-VARIANTS = {"centernet_mobilenetv3": Variant(_CONFIG, _CONFIG.transform, 2_025_284, packaged=_WEIGHTS)}
+VARIANTS = {"centernet_mobilenetv3": Variant(_CONFIG, _CONFIG.transform, 2_025_284, packaged=WEIGHTS)}
 
 # --- assembly ---------------------------------------------------------------------------------------------------------
 

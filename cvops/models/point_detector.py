@@ -1,8 +1,8 @@
 """The assembly of detectors that take an object for the point in its middle: backbone, neck, head, the losses of
-CenterNet, and boxes from the peaks of a heat map. Which parts make which network is in the family files."""
+CenterNet, and boxes from the peaks of a heat map. Boxes are told by size, or by distances to the four sides. Which
+parts make which network is in the family files."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -24,23 +24,15 @@ class PointConfig(BackboneConfig):
     """Settings of detectors of points.
 
     stride: of the head's maps, in pixels.
-    code: of the boxes: `size` (width and height in cells, and an offset of the centre within its cell) or `distances`
-        (in pixels, from the corner of the cell to the four sides).
     box_weight: of the loss of boxes; those of the heat map and of offsets have a weight of 1.
     iou_threshold: 1 for no non-maximum suppression beside that of neighbours in the heat map, as published.
     """
 
     stride: int = 4
-    code: Literal["size", "distances"] = "size"
     box_weight: float = 0.1
     norm: None = None
     score_threshold: float = 0.0
     iou_threshold: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.code not in ("size", "distances"):
-            raise ValueError(f"code must be 'size' or 'distances', got {self.code!r}")
 
 
 class PointDetector(Detector[PointOutput]):
@@ -60,8 +52,9 @@ class PointDetector(Detector[PointOutput]):
         return output
 
     def losses(self, raw: PointOutput, batch: ImageBatch) -> Losses:
-        """Averaged over stacks; each over the objects of the batch (section 4 and appendix of Zhou et al. 2019), boxes
-        and offsets over their two coordinates too, as the authors' code does."""
+        """Averaged over stacks; each over the objects of the batch. Of sizes and offsets the L1 loss (Zhou et al. 2019,
+        arXiv:1904.07850, equations 2 and 3), averaged over their two coordinates too, as the authors' code does; of
+        distances the GIoU loss of the boxes they make."""
         config = self.config
         boxes, labels, _ = batch.truth
         image, slot = batch.valid.nonzero(as_tuple=True)
@@ -74,7 +67,7 @@ class PointDetector(Detector[PointOutput]):
         stacks, count = len(raw.heat), max(len(objects), 1)
 
         losses = {"heat": torch.stack([heatmap_loss(heat, points, radii) for heat in raw.heat]).mean()}
-        if config.code == "size":
+        if raw.boxes[-1].shape[1] == 2:
             terms = [_l1(values, points, sides / config.stride) for values in raw.boxes]
         else:
             terms = [
@@ -102,12 +95,14 @@ class PointDetector(Detector[PointOutput]):
         scores = logits.to(dtype).sigmoid()
         at = values[row, :, ys, xs].to(dtype)  # [B, K, 2 or 4]
         corner = torch.stack([xs, ys], 2).to(dtype)
-        if config.code == "size":
+        if values.shape[1] == 2:
             if raw.offsets is not None:
                 corner = corner + raw.offsets[-1][row, :, ys, xs].to(dtype)
-            boxes = torch.cat([corner - at / 2, corner + at / 2], 2) * config.stride
+            low, high = (corner - at / 2) * config.stride, (corner + at / 2) * config.stride
         else:
-            boxes = torch.cat([corner * config.stride - at[:, :, :2], corner * config.stride + at[:, :, 2:]], 2)
+            low, high = corner * config.stride - at[:, :, :2], corner * config.stride + at[:, :, 2:]
+        # Nothing keeps a network from negative sizes: such boxes are empty.
+        boxes = torch.cat([low, torch.maximum(low, high)], 2)
         boxes = clip_boxes(boxes, sizes)
         if config.iou_threshold < 1:
             return suppress(

@@ -18,13 +18,12 @@ from PIL import Image
 import cvops
 from cvops.data import coco_classes
 from cvops.models import WeightsError
-from cvops.models.centernet_mobilenetv3 import VARIANTS
+from cvops.models.centernet_mobilenetv3 import WEIGHTS
 from cvops.nn import fuse
 
 STORED = json.loads(
     gzip.decompress((Path(__file__).parents[1] / "data/centernet_mobilenetv3_tfjs.json.gz").read_bytes())
 )
-PACKAGED = VARIANTS["centernet_mobilenetv3"].packaged
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +33,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("npm, whose registry has the weights, is not on this machine")
     folder = tmp_path_factory.mktemp("npm")
     command = ["npm", "install", "--no-save", "--ignore-scripts", "--no-audit", "--no-fund"]
-    subprocess.run([*command, f"{PACKAGED.package}@{PACKAGED.version}"], cwd=folder, check=True, capture_output=True)
-    path = PACKAGED.find(folder)
+    subprocess.run([*command, f"{WEIGHTS.package}@{WEIGHTS.version}"], cwd=folder, check=True, capture_output=True)
+    path = WEIGHTS.find(folder)
     assert path is not None
     return path
 
@@ -97,12 +96,12 @@ def test_another_number_of_classes_keeps_all_but_the_last_layer(weights: Path) -
 
 
 def test_a_changed_package_is_refused(tmp_path: Path) -> None:
-    folder = tmp_path / "node_modules" / PACKAGED.package / "models"
+    folder = tmp_path / "node_modules" / WEIGHTS.package / "models"
     folder.mkdir(parents=True)
-    assert PACKAGED.find(tmp_path) is None
+    assert WEIGHTS.find(tmp_path) is None
     (folder / "centernet.json").write_text("{}")
     with pytest.raises(WeightsError, match=r"centernet.json: not the file of @vladmandic/human@3\.3\.6"):
-        PACKAGED.find(tmp_path / "node_modules")
+        WEIGHTS.find(tmp_path / "node_modules")
 
 
 def test_without_the_package_the_command_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

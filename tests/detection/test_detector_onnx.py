@@ -18,6 +18,8 @@ PYRAMID = {"backbone": "mobilenetv2_035", "norm": None, "channels": 32}
 EXPORTED: dict[str, dict[str, Any]] = {
     "fcos_resnet50_fpn_exp": {**PYRAMID, "head_convs": 1},
     "fasterrcnn_mobilenetv2_fpn": {**PYRAMID, "rpn": {"candidates": 100, "proposals": 50}},
+    # OpenVINO reads no deformable convolutions from ONNX, so this is the CenterNet without.
+    "centernet_mobilenetv3": {"transform": {"size": (128, 128)}, "widths": (16, 16, 16)},
     "ssdlite320_mobilenetv2": {"backbone": "mobilenetv2_035"},
 }
 
