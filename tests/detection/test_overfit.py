@@ -27,10 +27,11 @@ class Recipe:
 
 
 SMALL_PYRAMID = {"backbone": "mobilenetv2_035", "norm": None, "channels": 32}
+SMALL_HOURGLASS = {"channels": (32, 32, 48), "blocks": (1, 1, 1), "stem_channels": 16, "features": 32, "pooled": 16}
 RECIPES = {
-    "YOLOv4": Recipe("yolov4_quarter", rate=4e-3, steps=60),
-    "CornerNet": Recipe("cornernet_small"),
-    "CenterNet, triplets": Recipe("centernet_triplets_small"),
+    "YOLOv4": Recipe("yolov4_quarter", {"depths": (1, 1, 1, 1, 1)}, rate=4e-3, steps=50),
+    "CornerNet": Recipe("cornernet_small", SMALL_HOURGLASS, rate=3e-3),
+    "CenterNet, triplets": Recipe("centernet_triplets_small", SMALL_HOURGLASS, rate=3e-3),
     "CenterNet, points": Recipe("centernet_resnet18_dcn", steps=70, rate=1.2e-3),
     "FCOS": Recipe("fcos_resnet50_fpn_exp", {**SMALL_PYRAMID, "head_convs": 1}),
     "RetinaNet": Recipe("retinanet_resnet50_fpn_c5", {**SMALL_PYRAMID, "head_convs": 1, "head_norm": "group"}),
