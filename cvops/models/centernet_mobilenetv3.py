@@ -43,7 +43,6 @@ class MobileCenterNetConfig(PointConfig):
     """
 
     transform: ImageTransform = INPUT
-    backbone: str = "mobilenetv3_large_075"
     width: float = 0.75
     widths: tuple[int, int, int] = (64, 96, 128)
     norm_eps: float = 1e-3

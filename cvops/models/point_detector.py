@@ -11,26 +11,24 @@ from torch import Tensor, nn
 from cvops.models.detection import Detections, ImageBatch, clip_boxes, suppress
 from cvops.models.detection.gaussians import gaussian_radius
 from cvops.models.detection.keypoint_losses import KeyPoints, heatmap_loss, locate
-from cvops.models.detector import BackboneConfig, Detector, Losses
+from cvops.models.detector import Detector, DetectorConfig, Losses
 from cvops.models.head.point import PointOutput
 from cvops.models.model import Backbone
 from cvops.ops import generalized_box_iou_loss, heatmap_peaks
 
+STRIDE = 4  # of the head's maps, in pixels
 OVERLAP = 0.7  # a point within the Gaussian's radius gives a box that overlaps by so much
 
 
 @dataclass(frozen=True, kw_only=True)
-class PointConfig(BackboneConfig):
+class PointConfig(DetectorConfig):
     """Settings of detectors of points.
 
-    stride: of the head's maps, in pixels.
     box_weight: of the loss of boxes; those of the heat map and of offsets have a weight of 1.
     iou_threshold: 1 for no non-maximum suppression beside that of neighbours in the heat map, as published.
     """
 
-    stride: int = 4
     box_weight: float = 0.1
-    norm: None = None
     score_threshold: float = 0.0
     iou_threshold: float = 1.0
 
@@ -61,14 +59,14 @@ class PointDetector(Detector[PointOutput]):
         objects = boxes[image, slot]  # [N, 4]
         centres, sides = (objects[:, :2] + objects[:, 2:]) / 2, objects[:, 2:] - objects[:, :2]
         height, width = raw.heat[-1].shape[-2:]
-        points = locate(centres / config.stride, image, labels[image, slot], (height, width))
-        cells = (sides / config.stride).ceil()
+        points = locate(centres / STRIDE, image, labels[image, slot], (height, width))
+        cells = (sides / STRIDE).ceil()
         radii = gaussian_radius(cells[:, 1], cells[:, 0], OVERLAP)
         stacks, count = len(raw.heat), max(len(objects), 1)
 
         losses = {"heat": torch.stack([heatmap_loss(heat, points, radii) for heat in raw.heat]).mean()}
         if raw.boxes[-1].shape[1] == 2:
-            terms = [_l1(values, points, sides / config.stride) for values in raw.boxes]
+            terms = [_l1(values, points, sides / STRIDE) for values in raw.boxes]
         else:
             terms = [
                 generalized_box_iou_loss(self._boxes(points.of(values), points), objects, reduction="sum")
@@ -81,7 +79,7 @@ class PointDetector(Detector[PointOutput]):
         return losses
 
     def _boxes(self, distances: Tensor, points: KeyPoints) -> Tensor:
-        corner = torch.stack([points.xs, points.ys], 1) * self.config.stride
+        corner = torch.stack([points.xs, points.ys], 1) * STRIDE
         return torch.cat([corner - distances[:, :2], corner + distances[:, 2:]], 1)
 
     def postprocess(self, raw: PointOutput, image: tuple[int, int], sizes: Tensor) -> Detections:
@@ -98,9 +96,9 @@ class PointDetector(Detector[PointOutput]):
         if values.shape[1] == 2:
             if raw.offsets is not None:
                 corner = corner + raw.offsets[-1][row, :, ys, xs].to(dtype)
-            low, high = (corner - at / 2) * config.stride, (corner + at / 2) * config.stride
+            low, high = (corner - at / 2) * STRIDE, (corner + at / 2) * STRIDE
         else:
-            low, high = corner * config.stride - at[:, :, :2], corner * config.stride + at[:, :, 2:]
+            low, high = corner * STRIDE - at[:, :, :2], corner * STRIDE + at[:, :, 2:]
         # Nothing keeps a network from negative sizes: such boxes are empty.
         boxes = torch.cat([low, torch.maximum(low, high)], 2)
         boxes = clip_boxes(boxes, sizes)

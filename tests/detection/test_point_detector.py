@@ -110,5 +110,5 @@ def test_size_and_offset_losses_are_means_over_objects_and_coordinates() -> None
 
 
 def test_wrong_settings_are_named() -> None:
-    with pytest.raises(ValueError, match="neck must be 'deform', 'aggregation' or 'none', got 'fpn'"):
-        cvops.create_model("centernet_resnet18_dcn", neck="fpn")
+    with pytest.raises(ValueError, match="stacks must be 1 for the backbone resnet18, got 2"):
+        cvops.create_model("centernet_resnet18_dcn", stacks=2)
