@@ -97,7 +97,7 @@ C = TypeVar("C")
 
 def override(config: C, **changes: Any) -> C:
     """`config` with some fields changed; a `TypeError` names the field that does not exist and those that do. A mapping
-    for a field that is a dataclass changes some of its fields.
+    for a field that is a dataclass changes some of its fields; a tuple of mappings for a tuple of such makes them anew.
 
     >>> override(ModelConfig(), num_classes=10).num_classes
     10
@@ -109,9 +109,11 @@ def override(config: C, **changes: Any) -> C:
                 f"{type(config).__name__} has no setting {name!r}{did_you_mean(name, fields)}; "
                 f"it has {', '.join(fields)}"
             )
-        old = getattr(config, name)
-        if dataclasses.is_dataclass(old) and not isinstance(old, type) and isinstance(changes[name], Mapping):
-            changes[name] = override(old, **changes[name])
+        old, new = getattr(config, name), changes[name]
+        if dataclasses.is_dataclass(old) and not isinstance(old, type) and isinstance(new, Mapping):
+            changes[name] = override(old, **new)
+        elif isinstance(new, tuple) and new and all(isinstance(part, Mapping) for part in new) and old:
+            changes[name] = tuple(type(old[0])(**part) for part in new)
     return dataclasses.replace(config, **changes)  # type: ignore[type-var]
 
 

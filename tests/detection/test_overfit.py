@@ -31,7 +31,7 @@ RECIPES = {
     "YOLOv4": Recipe("yolov4_quarter", rate=4e-3, steps=60),
     "CornerNet": Recipe("cornernet_small"),
     "CenterNet, triplets": Recipe("centernet_triplets_small"),
-    "CenterNet, points": Recipe("centernet_resnet18_dcn", rate=5e-3),
+    "CenterNet, points": Recipe("centernet_resnet18_dcn", steps=70, rate=1.2e-3),
     "FCOS": Recipe("fcos_resnet50_fpn_exp", {**SMALL_PYRAMID, "head_convs": 1}),
     "RetinaNet": Recipe("retinanet_resnet50_fpn_c5", {**SMALL_PYRAMID, "head_convs": 1, "head_norm": "group"}),
     "SSDLite": Recipe("ssdlite320_mobilenetv2", {"transform": {"size": (160, 160)}, "norm_momentum": 0.2}),
