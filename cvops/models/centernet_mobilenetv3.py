@@ -48,6 +48,7 @@ class MobileCenterNetConfig(PointConfig):
     norm_eps: float = 1e-3
     norm_momentum: float = 0.1
     box_weight: float = 5.0
+    spread: float | None = 0.54
     iou_threshold: float = 0.5
 
 
