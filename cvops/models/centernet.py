@@ -3,19 +3,21 @@ give to their layers. Losses and postprocessing are `point_detector.py`; CenterN
 family."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
-from torch import Tensor, nn
+from torch import nn
 
 from cvops.models.backbone.dla import DLA34_CHANNELS, DLANet, authors_dla
 from cvops.models.backbone.hourglass import BLOCKS, HourglassNet, authors_hourglass
 from cvops.models.config import Paper
 from cvops.models.detection import ImageTransform
+from cvops.models.detector import BackboneConfig
 from cvops.models.head.point import PointHead
+from cvops.models.model import Backbone
 from cvops.models.neck.upsampling import DeepAggregation, DeformUpsampling
 from cvops.models.point_detector import PointConfig, PointDetector
 from cvops.models.registry import Family, Variant, register
 from cvops.models.weights import KeyMap
+from cvops.nn import NormName
 
 # --- variants ---------------------------------------------------------------------------------------------------------
 
@@ -26,22 +28,29 @@ INPUT = ImageTransform(
 
 
 @dataclass(frozen=True, kw_only=True)
-class CenterNetConfig(PointConfig):
+class CenterNetConfig(PointConfig, BackboneConfig):
     """What makes a CenterNet.
 
-    neck: `deform`, transposed and deformable convolutions on the last map of a classification model, which is
-        `backbone`; `aggregation`, on DLA-34; `none`, on the stacked hourglass network.
-    channels: of the map that the head takes, and with `deform` of those before it.
+    backbone: `dla34`, `hourglass104`, or a classification model, whose last map goes up by transposed and deformable
+        convolutions; `norm`, `norm_eps` and `stride_first` are of the last.
+    channels: of the three steps up from a classification model's last map.
     head_channels: of the head's 3x3 convolutions.
     stacks: hourglasses.
     """
 
     transform: ImageTransform = INPUT
-    neck: Literal["deform", "aggregation", "none"] = "deform"
     backbone: str = "resnet18"
+    norm: NormName | None = None
     channels: tuple[int, ...] = (256, 128, 64)
     head_channels: int = 64
     stacks: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.channels) != 3:
+            raise ValueError(f"channels must be of the three steps from stride 32 to 4, got {self.channels}")
+        if self.stacks != 1 and self.backbone != "hourglass104":
+            raise ValueError(f"stacks must be 1 for the backbone {self.backbone}, got {self.stacks}")
 
 
 PAPER = Paper(
@@ -52,11 +61,9 @@ PAPER = Paper(
 )
 
 _RESNET18 = CenterNetConfig()
-_DLA34 = CenterNetConfig(neck="aggregation", backbone="dla34", channels=(64,), head_channels=256)
+_DLA34 = CenterNetConfig(backbone="dla34", head_channels=256)
 _HOURGLASS104 = CenterNetConfig(
-    neck="none",
     backbone="hourglass104",
-    channels=(256,),
     head_channels=256,
     stacks=2,
     transform=replace(INPUT, divisor=128),
@@ -71,13 +78,6 @@ VARIANTS = {
 # --- assembly ---------------------------------------------------------------------------------------------------------
 
 
-class Stacks(nn.Module):
-    """The neck of a backbone whose maps go to the head as they are."""
-
-    def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        return maps
-
-
 def build_centernet(config: CenterNetConfig) -> PointDetector:
     """A CenterNet with fresh weights.
 
@@ -86,19 +86,18 @@ def build_centernet(config: CenterNetConfig) -> PointDetector:
     >>> [len(result["boxes"]) for result in model([torch.rand(3, 64, 80)])]
     [7]
     """
+    backbone: Backbone
     neck: nn.Module
-    if config.neck == "deform":
+    if config.backbone == "dla34":
+        backbone, neck, width = DLANet(config.in_chans), DeepAggregation(DLA34_CHANNELS[2:]), DLA34_CHANNELS[2]
+    elif config.backbone == "hourglass104":
+        backbone, neck = HourglassNet(config.in_chans, stacks=config.stacks), nn.Identity()
+        width = backbone.feature_info.channels[-1]
+    else:
         backbone = config.build_backbone()
         neck = DeformUpsampling(backbone.feature_info.channels[-1], config.channels)
-    elif config.neck == "aggregation":
-        backbone = DLANet(config.in_chans)
-        neck = DeepAggregation(DLA34_CHANNELS[2:])
-    elif config.neck == "none":
-        backbone = HourglassNet(config.in_chans, stacks=config.stacks)
-        neck = Stacks()
-    else:
-        raise ValueError(f"neck must be 'deform', 'aggregation' or 'none', got {config.neck!r}")
-    head = PointHead(config.channels[-1], config.num_classes, config.head_channels, config.stacks)
+        width = config.channels[-1]
+    head = PointHead(width, config.num_classes, config.head_channels, config.stacks)
     return PointDetector(config, backbone, neck, head)
 
 
@@ -109,14 +108,14 @@ HEADS = {"hm": "heat", "wh": "boxes", "reg": "offsets"}
 
 def authors_modules(config: CenterNetConfig) -> dict[str, str]:
     """The authors' repository (xingyizhou/CenterNet)."""
-    if config.neck == "none":
+    if config.backbone == "hourglass104":
         paths = authors_hourglass(config.stacks, BLOCKS)
         for theirs, ours in HEADS.items():
             for i in range(config.stacks):
                 paths[f"{theirs}.{i}.0.conv"] = f"head.{ours}.{i}.0.conv"
                 paths[f"{theirs}.{i}.1"] = f"head.{ours}.{i}.1"
         return paths
-    if config.neck == "deform":
+    if config.backbone != "dla34":
         paths = config.backbone_modules("torchvision", "")
         for i in range(len(config.channels)):
             first = 6 * i

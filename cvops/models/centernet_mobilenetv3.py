@@ -43,12 +43,12 @@ class MobileCenterNetConfig(PointConfig):
     """
 
     transform: ImageTransform = INPUT
-    backbone: str = "mobilenetv3_large_075"
     width: float = 0.75
     widths: tuple[int, int, int] = (64, 96, 128)
     norm_eps: float = 1e-3
     norm_momentum: float = 0.1
     box_weight: float = 5.0
+    spread: float | None = 0.54
     iou_threshold: float = 0.5
 
 

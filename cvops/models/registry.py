@@ -61,7 +61,8 @@ class Family:
 class ModelInfo:
     """What `model_info` tells. `checkpoints` maps each publisher whose weights load to the settings that `create_model`
     changes for them (empty: none); `weights_package` is the Python package to install for trained weights, if there is
-    one. `macs` are the multiply-adds for one image of `preprocess.size`, `accuracy` is None where nobody published one.
+    one, `weights_command` what installs the package that has them, from whichever index. `macs` are the multiply-adds
+    for one image of `preprocess.size`, `accuracy` is None where nobody published one.
     """
 
     name: str
@@ -75,6 +76,7 @@ class ModelInfo:
     preprocess: Preprocess | ImageTransform
     checkpoints: Mapping[str, Mapping[str, Any]]
     weights_package: str | None
+    weights_command: str | None
 
 
 _MODELS: dict[str, Family] = {}
@@ -277,6 +279,7 @@ def model_info(name: str) -> ModelInfo:
         preprocess=variant.preprocess,
         checkpoints={**checkpoints, "cvops": {}},
         weights_package=variant.packaged.package if isinstance(variant.packaged, PackagedWeights) else None,
+        weights_command=variant.packaged.install if variant.packaged is not None else None,
     )
 
 

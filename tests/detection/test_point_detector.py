@@ -7,7 +7,8 @@ import torch
 
 import cvops
 from cvops.models.detection import ImageTransform
-from cvops.models.detection.keypoint_losses import locate
+from cvops.models.detection.keypoint_losses import KeyPoints, locate
+from cvops.models.detection.spread import spread
 from cvops.models.head.point import PointOutput
 from cvops.models.point_detector import PointDetector
 
@@ -40,8 +41,10 @@ def truth(code: str) -> PointOutput:
         boxes[0, :, points.ys, points.xs] = ((BOXES[:, 2:] - BOXES[:, :2]) / 4).T
         offsets[0, :, points.ys, points.xs] = points.offsets.T
         return PointOutput([heat], [boxes], [offsets])
-    corner = 4.0 * torch.stack([points.xs, points.ys], 1)
-    boxes[0, :, points.ys, points.xs] = torch.cat([corner - BOXES[:, :2], BOXES[:, 2:] - corner], 1).T
+    # Every cell knows the object of its half of the image.
+    ys, xs = torch.meshgrid(4.0 * torch.arange(16), 4.0 * torch.arange(24), indexing="ij")
+    x1, y1, x2, y2 = BOXES[(xs >= 40).long()].unbind(2)
+    boxes[0] = torch.stack([xs - x1, ys - y1, x2 - xs, y2 - ys])
     return PointOutput([heat], [boxes], None)
 
 
@@ -109,6 +112,23 @@ def test_size_and_offset_losses_are_means_over_objects_and_coordinates() -> None
     torch.testing.assert_close(losses["offsets"], torch.tensor(0.125))
 
 
+def test_samples_are_weighed_by_gaussians_and_small_objects_come_first() -> None:
+    zero = torch.zeros(2, dtype=torch.int64)
+    points = KeyPoints(zero, zero, torch.tensor([3, 3]), torch.tensor([5, 6]), torch.zeros(2, 2))
+    radii, areas = torch.tensor([[3.0, 5.9], [1.0, 0.0]]), torch.tensor([400.0, 20])
+    samples = spread(points, radii, areas, (1, 8, 9))
+    owner = torch.full((8, 9), -1)
+    owner[samples.ys, samples.xs] = samples.target
+    assert (owner[:7] >= 0).all()  # the large one reaches over the borders, which cut it off
+    assert (owner[7] == -1).all()
+    assert (owner == 1).nonzero().tolist() == [[2, 6], [3, 6], [4, 6]]
+    weight = torch.zeros(8, 9).index_put((samples.ys, samples.xs), samples.weight)
+    torch.testing.assert_close(weight[2:5, 6].sum(), torch.tensor(20.0).log())
+    # Two cells up and two to the left of the centre: windows of 7 and 11 cells are six deviations each.
+    ratio = torch.exp(torch.tensor(-(2**2) / 2 * ((6 / 7) ** 2 + (6 / 11) ** 2)))
+    torch.testing.assert_close(weight[1, 3] / weight[3, 5], ratio)
+
+
 def test_wrong_settings_are_named() -> None:
-    with pytest.raises(ValueError, match="neck must be 'deform', 'aggregation' or 'none', got 'fpn'"):
-        cvops.create_model("centernet_resnet18_dcn", neck="fpn")
+    with pytest.raises(ValueError, match="stacks must be 1 for the backbone resnet18, got 2"):
+        cvops.create_model("centernet_resnet18_dcn", stacks=2)

@@ -4,6 +4,7 @@ CenterNets; their losses are in `keypoint_losses.py`."""
 import torch
 from torch import Tensor
 
+DEVIATIONS = 6.0  # standard deviations in a bump's window
 CHUNK = 16  # bumps that are drawn at a time, which bounds the memory
 
 
@@ -35,13 +36,14 @@ def draw_gaussians(
     ys: Tensor,
     xs: Tensor,
     radii: Tensor,
-    deviations: float = 6.0,
+    deviations: float = DEVIATIONS,
 ) -> Tensor:
     """Heat maps [B, C, H, W] = `shape` in 0..1, float32 or as `radii`: 1 at every point, around it a Gaussian within
     `radii` pixels, rounded down, along each axis, in whose window, 2 * radius + 1, there are so many `deviations`; the
     maximum where bumps meet.
 
-    image, channel, ys, xs: [N] int64, inside `shape`. radii: [N] floating, 0 or more, pixels of the map.
+    image, channel, ys, xs: [N] int64, inside `shape`. radii: [N] floating, 0 or more, pixels of the map; or [N, 2],
+        vertical and horizontal.
 
     >>> point = torch.tensor([0])
     >>> draw_gaussians((1, 1, 1, 4), point, point, point, torch.tensor([1]), torch.tensor([1.9]))
@@ -49,14 +51,14 @@ def draw_gaussians(
     """
     batch, channels, height, width = shape
     radii = radii.to(torch.promote_types(radii.dtype, torch.float32)).floor().clamp(min=0)
+    radii = radii if radii.ndim == 2 else radii[:, None].expand(-1, 2)
     heat = radii.new_zeros(batch * channels, height, width)
     plane = image * channels + channel
     down, across = (torch.arange(side, device=heat.device, dtype=heat.dtype) for side in (height, width))
     for start in range(0, len(plane), CHUNK):
         some = slice(start, start + CHUNK)
-        reach = radii[some, None]
         profiles = []
-        for axis, at in ((down, ys[some]), (across, xs[some])):
+        for axis, at, reach in zip((down, across), (ys[some], xs[some]), radii[some, :, None].unbind(1), strict=True):
             away = axis - at[:, None].to(axis)  # [n, H] and [n, W]
             bump = torch.exp(-(away**2) / (2 * ((2 * reach + 1) / deviations) ** 2))
             profiles.append(torch.where(away.abs() <= reach, bump, 0))

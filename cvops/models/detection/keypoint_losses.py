@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cvops.models.detection.gaussians import draw_gaussians
+from cvops.models.detection.gaussians import DEVIATIONS, draw_gaussians
 from cvops.ops import gaussian_focal_loss
 
 
@@ -40,9 +40,9 @@ def locate(points: Tensor, image: Tensor, labels: Tensor, size: tuple[int, int])
     return KeyPoints(image, labels, cells[:, 1], cells[:, 0], points - cells)
 
 
-def heatmap_loss(logits: Tensor, points: KeyPoints, radii: Tensor, deviations: float = 6.0) -> Tensor:
-    """Focal loss of a heat map [B, C, H, W], less strict within `radii` [N] around the points, divided by the number of
-    points (Law and Deng 2018, arXiv:1808.01244, equation 1); `deviations` as in `draw_gaussians`.
+def heatmap_loss(logits: Tensor, points: KeyPoints, radii: Tensor, deviations: float = DEVIATIONS) -> Tensor:
+    """Focal loss of a heat map [B, C, H, W], less strict within `radii` [N] or [N, 2] around the points, divided by the
+    number of points (Law and Deng 2018, arXiv:1808.01244, equation 1); `deviations` as in `draw_gaussians`.
 
     >>> zero = torch.tensor([0]); point = KeyPoints(zero, zero, zero, zero, torch.zeros(1, 2))
     >>> heatmap_loss(torch.zeros(1, 1, 1, 2), point, torch.zeros(1))
