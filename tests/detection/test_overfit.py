@@ -32,7 +32,10 @@ RECIPES = {
     "YOLOv4": Recipe("yolov4_quarter", {"depths": (1, 1, 1, 1, 1)}, rate=4e-3, steps=50),
     "CornerNet": Recipe("cornernet_small", SMALL_HOURGLASS, rate=3e-3),
     "CenterNet, triplets": Recipe("centernet_triplets_small", SMALL_HOURGLASS, rate=3e-3),
-    "CenterNet, points": Recipe("centernet_resnet18_dcn", steps=70, rate=1.2e-3),
+    "CenterNet, points": Recipe(
+        "centernet_resnet18_dcn", {"backbone": "mobilenetv2_035", "channels": (64, 32, 32)}, steps=90
+    ),
+    "CenterNet, distances": Recipe("centernet_mobilenetv3", {"widths": (32, 32, 32)}, steps=60),
     "FCOS": Recipe("fcos_resnet50_fpn_exp", {**SMALL_PYRAMID, "head_convs": 1}),
     "RetinaNet": Recipe("retinanet_resnet50_fpn_c5", {**SMALL_PYRAMID, "head_convs": 1, "head_norm": "group"}),
     "SSDLite": Recipe("ssdlite320_mobilenetv2", {"transform": {"size": (160, 160)}, "norm_momentum": 0.2}),
