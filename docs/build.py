@@ -70,7 +70,9 @@ losses, assigner and box code are fields of `model.config`, so `create_model(nam
 `cvops.models.load_backbone(model, "resnet50", file)` starts training from ImageNet weights;
 `examples/train_detector.py` trains one on photographs with handwritten digits:
 
-![Digits found on photographs by SSDLite](digit_scenes.jpg)
+![Digits found on photographs held out, scores from 0.4](digit_scenes.jpg)
+
+That is FCOS on MobileNetV2 after 300 steps: AP50 0.93 on 100 scenes of other digits and photographs.
 
 Publishers number classes in other ways than from 0: torchvision's RetinaNet and FCOS have COCO's category ids
 themselves (91 classes), its two-stage detectors and SSD, and EfficientDet, the ids less 1 (90), YOLOv4 and the
