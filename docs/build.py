@@ -72,7 +72,8 @@ losses, assigner and box code are fields of `model.config`, so `create_model(nam
 
 ![Digits found on photographs held out, scores from 0.4](digit_scenes.jpg)
 
-That is FCOS on MobileNetV2 after 300 steps: AP50 0.93 on 100 scenes of other digits and photographs.
+That is FCOS on MobileNetV2 after 300 steps: AP50 0.93 on 100 scenes of other digits and photographs; SSDLite has 0.85
+after 450 steps, seven minutes on two cores.
 
 Publishers number classes in other ways than from 0: torchvision's RetinaNet and FCOS have COCO's category ids
 themselves (91 classes), its two-stage detectors and SSD, and EfficientDet, the ids less 1 (90), YOLOv4 and the
