@@ -6,7 +6,6 @@
 #include <cstddef>
 #include <exception>
 #include <mutex>
-#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -38,8 +37,8 @@ void parallel_for(size_t count, int threads, const MakeWorker& make_worker) {
   try {
     others.reserve(wanted);
     while (others.size() + 1 < wanted) others.emplace_back(run);
-  } catch (const std::system_error&) {
-    // The system gives no more threads; those there are do the work.
+  } catch (const std::exception&) {
+    // The system gives no more threads, or memory for them; those there are do the work.
   }
   run();
   for (std::thread& other : others) other.join();

@@ -1,5 +1,5 @@
 """The backbone of MobileNetV2, MobileNetV3 and EfficientNet: a strided 3x3 stem and stages of inverted residuals, one
-stage for each row of the papers' tables, and the settings that both families share. The rows, and the names that others
+stage for each row of the papers' tables, and the settings that the families share. The rows, and the names that others
 give to the layers, are in the family files."""
 
 import math
@@ -17,7 +17,7 @@ from cvops.nn.blocks import SEStyle
 
 @dataclass(frozen=True, kw_only=True)
 class InvertedResidualConfig(ModelConfig):
-    """What MobileNetV2 and EfficientNet can be told alike.
+    """What MobileNetV2, MobileNetV3 and EfficientNet can be told alike.
 
     width, depth: multiply the channels and the repeats of the table.
     padding, norm_eps, norm_momentum: the TensorFlow originals run with "same", 1e-3 and 0.01.
