@@ -25,6 +25,7 @@ from cvops.metrics.coco import CocoEvaluator
 from cvops.metrics.state import DetectionState, Shapes
 
 Objects = Sequence[Mapping[str, Any]]
+INT64 = range(-(2**63), 2**63)
 
 
 class CocoFormatError(ValueError):
@@ -84,7 +85,7 @@ class _Images:
         except TypeError:
             raise CocoFormatError("images: the ids must all be numbers, or all be text") from None
         self.place: dict[Hashable, int] = {name: place for place, name in enumerate(ordered)}
-        integers = all(isinstance(name, int) for name in ordered)
+        integers = all(isinstance(name, int) and name in INT64 for name in ordered)
         self.ids = np.array(ordered if integers else range(len(ordered)), np.int64)
         self.sizes = np.zeros((len(ordered), 2), np.int64)
         for i, image in enumerate(images):
@@ -196,8 +197,8 @@ def _column(objects: Objects, name: str, key: str) -> list[Any]:
 def _integers(objects: Objects, name: str, key: str) -> NDArray[np.int64]:
     values = _column(objects, name, key)
     for i, value in enumerate(values):
-        if type(value) is not int:
-            raise CocoFormatError(f"{name}[{i}].{key} must be a whole number, got {_short(value)}")
+        if type(value) is not int or value not in INT64:
+            raise CocoFormatError(f"{name}[{i}].{key} must be a whole number of 64 bits, got {_short(value)}")
     return np.array(values, np.int64)
 
 

@@ -97,7 +97,7 @@ def broken(place: str, value: Any, masks: bool = False) -> tuple[Any, Any]:
         ("truth.images.0.id", ..., "images[0] must be an object with 'id'"),
         ("truth.images.0.id", "seven", "images: the ids must all be numbers, or all be text"),
         ("truth.images.0.height", "40", "images[0] must have whole numbers as height and width, got ('40', 50)"),
-        ("truth.categories.0.id", "cat", "categories[0].id must be a whole number, got 'cat'"),
+        ("truth.categories.0.id", "cat", "categories[0].id must be a whole number of 64 bits, got 'cat'"),
         ("truth.annotations.3", 5, "annotations[3] must be an object with 'image_id', got 5"),
         ("truth.annotations.3.image_id", 5000, "annotations[3] has image_id 5000, which is none of"),
         ("truth.annotations.3.image_id", [1], "annotations[3] has image_id [1], which is none of"),
@@ -111,7 +111,8 @@ def broken(place: str, value: Any, masks: bool = False) -> tuple[Any, Any]:
         ("results.2.score", float("nan"), "results[2].score must be a finite number, got nan"),
         ("results.2.bbox", [1, 2, "3", 4], "results[2].bbox must be four finite numbers"),
         ("results.2.bbox", ..., "results[2] must be an object with 'bbox'"),
-        ("results.2.category_id", 1.5, "results[2].category_id must be a whole number, got 1.5"),
+        ("results.2.category_id", 2**63, "results[2].category_id must be a whole number of 64 bits, got 9223372036854"),
+        ("results.2.category_id", 1.5, "results[2].category_id must be a whole number of 64 bits, got 1.5"),
     ],
 )
 def test_malformed_files_are_named(place: str, value: Any, message: str) -> None:
