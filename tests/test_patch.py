@@ -187,6 +187,17 @@ def test_deform_conv_names_what_is_wrong():
             BAD["deform offset"]()
         with pytest.raises(RuntimeError, match=r"mask\.shape\[1\] is not valid"):
             BAD["deform mask"]()
+        with pytest.raises(RuntimeError, match=r"mask\.shape\[1\] is not valid"):  # shapes go before dtypes
+            mask = torch.rand(1, 2, 3, 3, dtype=torch.float64)
+            ops.deform_conv2d(maps(1, 1, 5, 5), torch.rand(1, 18, 3, 3), maps(1, 1, 3, 3), mask=mask)
+
+
+def test_focal_loss_without_focus_is_cross_entropy_to_the_last_bit():
+    logits, targets = 5 * torch.randn(200, 3), torch.rand(200, 3).round()
+    with cvops.patch.torchvision():
+        loss = ops.sigmoid_focal_loss(logits, targets, alpha=-1, gamma=0, reduction="none")
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    assert torch.equal(loss, expected)
 
 
 def test_signatures_and_classes_stay():

@@ -30,9 +30,6 @@ DeformShape check_deform_conv2d(const Tensor& input, const Tensor& weight, const
       ": weight must be [out_channels, C / groups, kh, kw] with kh, kw > 0, got ", shape_of(weight));
   CVOPS_CHECK(offset.dim() == 4, kOp, ": offset must be [N, 2 * offset_groups * kh * kw, out_h, out_w], got ",
       shape_of(offset));
-  check_floating(kOp, "input", input);
-  check_same_kind(kOp, "input", input, "weight", weight);
-  check_same_kind(kOp, "input", input, "offset", offset);
   check_pair("stride", stride, 1);
   check_pair("padding", padding, 0);
   check_pair("dilation", dilation, 1);
@@ -61,17 +58,21 @@ DeformShape check_deform_conv2d(const Tensor& input, const Tensor& weight, const
       2 * offset_groups * taps, ", ", s.out_h, ", ", s.out_w, "] (2 * offset_groups * kh * kw planes), got ",
       shape_of(offset));
   if (mask) {
-    check_same_kind(kOp, "input", input, "mask", *mask);
     CVOPS_CHECK(mask->dim() == 4 && mask->size(1) == offset_groups * taps, kOp,
         ": mask.shape[1] is not valid: it must be ", offset_groups * taps, " (offset_groups * kh * kw), got mask ",
         shape_of(*mask));
     CVOPS_CHECK(fits(*mask, offset_groups * taps), kOp, ": the shape of the mask must be [", s.n, ", ",
         offset_groups * taps, ", ", s.out_h, ", ", s.out_w, "], got ", shape_of(*mask));
   }
-  if (bias) {
-    check_same_kind(kOp, "input", input, "bias", *bias);
+  if (bias)
     CVOPS_CHECK(bias->dim() == 1 && bias->size(0) == out_c, kOp, ": bias must be [", out_c, "], got ", shape_of(*bias));
-  }
+
+  // Shapes first, then dtypes: the order of torchvision, whose callers match its messages.
+  check_floating(kOp, "input", input);
+  check_same_kind(kOp, "input", input, "weight", weight);
+  check_same_kind(kOp, "input", input, "offset", offset);
+  if (mask) check_same_kind(kOp, "input", input, "mask", *mask);
+  if (bias) check_same_kind(kOp, "input", input, "bias", *bias);
   return s;
 }
 
