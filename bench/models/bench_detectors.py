@@ -17,8 +17,9 @@ from bench.common import Case, Contest, benchmarks
 from bench.models.bench_drop_in import detections_agree, detector, scene, spread
 from cvops.models.detection import ImageTransform
 
-# Name here, the zoo's name, our numbers of the peer's labels less 1, names of its losses.
+# The losses: torchvision's name and ours.
 LOSSES = {"classification": "classes", "bbox_regression": "boxes", "bbox_ctrness": "centerness"}
+# Each detector's name in bench_drop_in.py and in the zoo, and torchvision's label of our first class.
 ZOO = {
     "Faster R-CNN": ("fasterrcnn_resnet50_fpn", 1),
     "RetinaNet": ("retinanet_resnet50_fpn", 0),

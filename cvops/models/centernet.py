@@ -10,12 +10,12 @@ from cvops.models.backbone.dla import DLA34_CHANNELS, DLANet, authors_dla
 from cvops.models.backbone.hourglass import BLOCKS, HourglassNet, authors_hourglass
 from cvops.models.config import Paper
 from cvops.models.detection import ImageTransform
-from cvops.models.detector import BackboneConfig
+from cvops.models.detector import BackboneConfig, detector_variant
 from cvops.models.head.point import PointHead
 from cvops.models.model import Backbone
 from cvops.models.neck.upsampling import DeepAggregation, DeformUpsampling
 from cvops.models.point_detector import PointConfig, PointDetector
-from cvops.models.registry import Family, Variant, register
+from cvops.models.registry import Family, register
 from cvops.models.weights import KeyMap
 from cvops.nn import NormName
 
@@ -70,9 +70,9 @@ _HOURGLASS104 = CenterNetConfig(
 )
 
 VARIANTS = {
-    "centernet_resnet18_dcn": Variant(_RESNET18, _RESNET18.transform, 14_437_349),
-    "centernet_dla34": Variant(_DLA34, _DLA34.transform, 19_675_892),
-    "centernet_hourglass104": Variant(_HOURGLASS104, _HOURGLASS104.transform, 191_284_008),
+    "centernet_resnet18_dcn": detector_variant(_RESNET18, 14_437_349),
+    "centernet_dla34": detector_variant(_DLA34, 19_675_892),
+    "centernet_hourglass104": detector_variant(_HOURGLASS104, 191_284_008),
 }
 
 # --- assembly ---------------------------------------------------------------------------------------------------------

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from cvops.models.backbone.inverted_residual import InvertedResidualNet, blocks_of
 from cvops.models.centernet import PAPER
 from cvops.models.detection import ImageTransform
+from cvops.models.detector import detector_variant
 from cvops.models.head.point import HEAT_BIAS, PointOutput
 from cvops.models.mobilenet_v3 import MobileNetV3Config, build_backbone, scaled_table
 from cvops.models.model import Backbone, FeatureInfo
 from cvops.models.neck.separable import SeparablePyramid
 from cvops.models.point_detector import PointConfig, PointDetector
-from cvops.models.registry import Family, Variant, register
+from cvops.models.registry import Family, register
 from cvops.models.tfjs import read_graph_model
 from cvops.models.weights import KeyMap, NpmWeights, WeightsError
 from cvops.nn import InvertedResidual, init_convnet
@@ -62,7 +63,7 @@ WEIGHTS = NpmWeights(
         "models/centernet.bin": "1b635a15009071f506f9f2b3519b31c072c534888989f30d269ffd44734ef7ef",
     },
 )
-VARIANTS = {"centernet_mobilenetv3": Variant(_CONFIG, _CONFIG.transform, 2_025_284, packaged=WEIGHTS)}
+VARIANTS = {"centernet_mobilenetv3": detector_variant(_CONFIG, 2_025_284, packaged=WEIGHTS)}
 
 # --- assembly ---------------------------------------------------------------------------------------------------------
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 
 from cvops.models.config import Paper
 from cvops.models.corner_detector import CornerDetector, CornerDetectorConfig, authors_modules
+from cvops.models.detector import detector_variant
 from cvops.models.head.corners import CascadeCornerPooling, CenterPooling, PointPooling
-from cvops.models.registry import Family, Variant, register
+from cvops.models.registry import Family, register
 from cvops.models.weights import KeyMap
 
 # --- variants ---------------------------------------------------------------------------------------------------------
@@ -41,9 +42,9 @@ _SMALL = replace(
 )
 
 VARIANTS = {
-    "centernet_triplets_hourglass104": Variant(_PAPER, _PAPER.transform, 210_062_960),
-    "centernet_triplets_hourglass52": Variant(_52, _52.transform, 104_844_152),
-    "centernet_triplets_small": Variant(_SMALL, _SMALL.transform, 2_295_192),
+    "centernet_triplets_hourglass104": detector_variant(_PAPER, 210_062_960),
+    "centernet_triplets_hourglass52": detector_variant(_52, 104_844_152),
+    "centernet_triplets_small": detector_variant(_SMALL, 2_295_192),
 }
 
 # --- assembly ---------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cvops.models.backbone import HourglassNet
 from cvops.models.backbone.hourglass import BLOCKS, CHANNELS, STEM_CHANNELS, authors_hourglass
-from cvops.models.detection import Detections, ImageBatch, ImageTransform, clip_boxes, suppress
+from cvops.models.detection import Detections, ImageBatch, ImageTransform, clip_boxes
 from cvops.models.detection.gaussians import gaussian_radius
 from cvops.models.detection.keypoint_losses import KeyPoints, heatmap_loss, locate, offset_loss, tag_losses
 from cvops.models.detection.postprocess import suppress_softly
@@ -112,8 +112,10 @@ class CornerDetector(Detector[CornerRaw]):
             )
             for _ in range(config.stacks)
         )
-        self.input_keys = tuple(f"backbone.{key}" for key in self.backbone.input_keys)
-        self.class_keys = tuple(
+
+    @property
+    def class_keys(self) -> tuple[str, ...]:  # type: ignore[override]
+        return tuple(
             f"heads.{stack}.{kind}.heat.1.{leaf}"
             for stack, branches in enumerate(self.heads)
             for kind in range(len(branches))  # type: ignore[arg-type]
@@ -136,8 +138,8 @@ class CornerDetector(Detector[CornerRaw]):
     def losses(self, raw: CornerRaw, batch: ImageBatch) -> Losses:
         """Heat maps, offsets, and the tags' pull and push, averaged over the stacks."""
         config = self.config
-        boxes, labels, _ = batch.truth
-        image, slot = batch.valid.nonzero(as_tuple=True)
+        boxes, labels, valid = batch.truth
+        image, slot = valid.nonzero(as_tuple=True)
         labels = labels[image, slot]
         height, width = raw.maps[0].shape[-2:]
         corners = boxes[image, slot] * pixels_to_cells(raw, batch).repeat(2)  # [N, 4]
@@ -173,14 +175,7 @@ class CornerDetector(Detector[CornerRaw]):
             return suppress_softly(
                 boxes, scores, labels, score_threshold=config.score_threshold, max_detections=config.max_detections
             )
-        return suppress(
-            boxes,
-            scores,
-            labels,
-            score_threshold=config.score_threshold,
-            iou_threshold=config.iou_threshold,
-            max_detections=config.max_detections,
-        )
+        return self.suppress(boxes, scores, labels)
 
     def best_points(self, maps: PointMaps, image: tuple[int, int]) -> Points:
         """The peaks of a heat map; `image` is the batch's height and width."""

@@ -7,8 +7,9 @@ from typing import Any
 from cvops.models.backbone.hourglass import mmdet_hourglass
 from cvops.models.config import IMAGENET_MEAN, IMAGENET_STD, Paper
 from cvops.models.corner_detector import CornerDetector, CornerDetectorConfig, authors_modules
+from cvops.models.detector import detector_variant
 from cvops.models.head.corners import CornerPooling, PointPooling
-from cvops.models.registry import Family, Variant, register
+from cvops.models.registry import Family, register
 from cvops.models.weights import KeyMap
 
 # --- variants ---------------------------------------------------------------------------------------------------------
@@ -40,9 +41,9 @@ _SMALL = replace(
 )
 
 VARIANTS = {
-    "cornernet_hourglass104": Variant(_PAPER, _PAPER.transform, 201_035_212),
-    "cornernet_hourglass52": Variant(_52, _52.transform, 100_330_278),
-    "cornernet_small": Variant(_SMALL, _SMALL.transform, 2_008_390),
+    "cornernet_hourglass104": detector_variant(_PAPER, 201_035_212),
+    "cornernet_hourglass52": detector_variant(_52, 100_330_278),
+    "cornernet_small": detector_variant(_SMALL, 2_008_390),
 }
 
 # --- assembly ---------------------------------------------------------------------------------------------------------

@@ -11,18 +11,17 @@ from torch import Tensor, nn
 
 from cvops.models.detection import (
     AnchorGrid,
-    Anchors,
     Assigner,
     BoxCoder,
     BoxLoss,
     DenseOutput,
     Detections,
     ImageBatch,
+    best_of_levels,
     box_loss,
     centerness_of,
-    detect_dense,
+    clip_boxes,
     flatten_map,
-    map_sizes,
 )
 from cvops.models.detection.assigners import BACKGROUND, IGNORED, inside, take
 from cvops.models.detector import BackboneConfig, Detector, Losses
@@ -80,25 +79,17 @@ class DenseDetector(Detector[DenseOutput]):
         self.config = config
         self.backbone, self.neck, self.head = backbone, neck, head
         self.levels, self.grid, self.assigner, self.coder = tuple(levels), grid, assigner, coder
-        self.input_keys = tuple(f"backbone.{key}" for key in backbone.input_keys)
-        self.class_keys = tuple(f"head.{key}" for key in head.class_keys)  # type: ignore[union-attr]
 
     def network(self, pixels: Tensor) -> DenseOutput:
         maps = self.backbone.features(pixels)
         output: DenseOutput = self.head(self.neck([maps[i] for i in self.levels]))
         return output
 
-    def anchors(self, raw: DenseOutput, image: tuple[int, int]) -> Anchors:
-        """The anchors of the maps of a head, for a batch of `image` = height and width."""
-        codes = raw.codes[0]
-        return self.grid(map_sizes(raw.codes), image, device=codes.device, dtype=codes.dtype)
-
     def losses(self, raw: DenseOutput, batch: ImageBatch) -> Losses:
         config = self.config
-        height, width = batch.pixels.shape[-2:]
-        anchors = self.anchors(raw, (height, width))
-        boxes, labels, _ = batch.truth
-        index = self.assigner(anchors, boxes, batch.valid)  # [B, N]
+        anchors = self.grid.over(raw.codes, batch.shape)
+        boxes, labels, valid = batch.truth
+        index = self.assigner(anchors, boxes, valid)  # [B, N]
         positive = index >= 0
         if config.in_box:
             positive = positive & inside(anchors, take(boxes, index))
@@ -149,14 +140,12 @@ class DenseDetector(Detector[DenseOutput]):
 
     def postprocess(self, raw: DenseOutput, image: tuple[int, int], sizes: Tensor) -> Detections:
         config = self.config
-        return detect_dense(
+        boxes, scores, labels = best_of_levels(
             raw,
-            self.anchors(raw, image),
+            self.grid.over(raw.codes, image),
             self.coder,
-            sizes,
-            score_threshold=config.score_threshold,
-            iou_threshold=config.iou_threshold,
-            candidates=config.candidates,
-            max_detections=config.max_detections,
-            all_levels=config.candidates_of == "image",
+            config.candidates,
+            config.score_threshold,
+            together=config.candidates_of == "image",
         )
+        return self.suppress(clip_boxes(boxes, sizes), scores, labels)

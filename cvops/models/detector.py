@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from cvops.models.config import ModelConfig
-from cvops.models.detection import Detections, ImageBatch, ImageTransform, Target
+from cvops.models.detection import Detections, ImageBatch, ImageTransform, Target, suppress
 from cvops.models.detection.images import DEFAULT_INPUT
 from cvops.models.model import Backbone, FeatureInfo, Model
-from cvops.models.registry import backbone_modules, create_backbone
+from cvops.models.registry import Variant, backbone_modules, create_backbone
+from cvops.models.weights import NpmWeights, PackagedWeights
 from cvops.nn import NormName
 
 Losses = dict[str, Tensor]
@@ -21,8 +22,8 @@ Result = dict[str, Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorConfig(ModelConfig):
-    """Settings of every detector. `num_classes` counts kinds of objects, never background; labels are 0..num_classes -
-    1.
+    """Settings of every detector. `num_classes` counts kinds of objects, never background; labels are 0 to
+    num_classes - 1.
 
     transform: how images become the network's batch.
     score_threshold, iou_threshold, max_detections: detections score more than the first; of those of a class that
@@ -76,6 +77,16 @@ class BackboneConfig(DetectorConfig):
         return backbone_modules(self.backbone, publisher, prefix, **self.backbone_settings)
 
 
+def detector_variant(
+    config: DetectorConfig,
+    parameters: int,
+    aliases: tuple[str, ...] = (),
+    packaged: PackagedWeights | NpmWeights | None = None,
+) -> Variant:
+    """A registered detector, which does its own preprocessing."""
+    return Variant(config, config.transform, parameters, aliases, packaged)
+
+
 Raw = TypeVar("Raw")
 
 
@@ -92,8 +103,8 @@ class Detector(Model, Generic[Raw]):
 
     `detect(pixels)` is the same from a batch that is ready, tensor in and fixed-size tensors out: what is exported.
 
-    A family fills in `network`, `losses` and `postprocess`, and sets `backbone`. Raises `ValueError` for images and
-    targets that do not fit, naming the image and the box.
+    A family fills in `network`, `losses` and `postprocess`, and sets `backbone` and `head`. Raises `ValueError` for
+    images and targets that do not fit, naming the image and the box.
     """
 
     backbone: Backbone
@@ -112,8 +123,28 @@ class Detector(Model, Generic[Raw]):
         raise NotImplementedError
 
     @property
+    def input_keys(self) -> tuple[str, ...]:  # type: ignore[override]
+        return tuple(f"backbone.{key}" for key in self.backbone.input_keys)
+
+    @property
+    def class_keys(self) -> tuple[str, ...]:  # type: ignore[override]
+        return tuple(f"head.{key}" for key in self.get_submodule("head").class_keys)  # type: ignore[union-attr]
+
+    @property
     def feature_info(self) -> FeatureInfo:
         return self.backbone.feature_info
+
+    def suppress(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> Detections:
+        """NMS within each class by the thresholds of the config: boxes [B, N, 4], scores [B, N], labels [B, N]."""
+        config = self.config
+        return suppress(
+            boxes,
+            scores,
+            labels,
+            score_threshold=config.score_threshold,
+            iou_threshold=config.iou_threshold,
+            max_detections=config.max_detections,
+        )
 
     def features(self, x: Tensor, out_indices: Sequence[int] | None = None) -> list[Tensor]:
         maps = self.backbone.features(x)
@@ -138,16 +169,14 @@ class Detector(Model, Generic[Raw]):
         raw = self.network(batch.pixels)
         if self.training:
             return self.losses(raw, batch)
-        image = (batch.pixels.shape[-2], batch.pixels.shape[-1])
-        results = as_results(self.postprocess(raw, image, batch.sizes), batch)
+        results = as_results(self.postprocess(raw, batch.shape, batch.sizes), batch)
         return results if targets is None else (self.losses(raw, batch), results)
 
 
 def as_results(detections: Detections, batch: ImageBatch) -> list[Result]:
     """Detections of a batch as one dictionary for each image, in its own pixels."""
     boxes = batch.to_image(detections.boxes)
-    counts: list[Any] = detections.counts.tolist()
     return [
         {"boxes": boxes[i, :k], "scores": detections.scores[i, :k], "labels": detections.labels[i, :k]}
-        for i, k in enumerate(counts)
+        for i, k in enumerate(detections.counts.tolist())
     ]

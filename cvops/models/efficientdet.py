@@ -8,6 +8,7 @@ from typing import Any, Literal
 from cvops.models.config import Paper
 from cvops.models.dense_detector import DenseDetector, DenseDetectorConfig
 from cvops.models.detection import AnchorGrid, BoxLoss, DeltaCoder, ImageTransform, IoUAssigner
+from cvops.models.detector import detector_variant
 from cvops.models.head import SeparableHead
 from cvops.models.neck import BiFPN
 from cvops.models.neck.bifpn import Fusion
@@ -127,7 +128,7 @@ def _variants() -> dict[str, Variant]:
                 conv_bias=padding == "same",
                 transform=ImageTransform("letterbox", (size.pixels, size.pixels), divisor=4 * 2**size.levels),
             )
-            variants[f"{prefix}efficientdet_{name}"] = Variant(config, config.transform, parameters)
+            variants[f"{prefix}efficientdet_{name}"] = detector_variant(config, parameters)
     return variants
 
 

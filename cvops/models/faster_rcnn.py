@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from cvops.models import rpn
+from cvops.models.detector import detector_variant
 from cvops.models.head import BoxHead, RegionPool, RPNHead
 from cvops.models.registry import Family, Variant, register
 from cvops.models.roi_detector import RoIDetector, RoIDetectorConfig
@@ -40,8 +41,8 @@ _TORCHVISION = replace(
 )
 
 VARIANTS = {
-    "fasterrcnn_resnet50_fpn": Variant(_TORCHVISION, _TORCHVISION.transform, 41_755_286),
-    "fasterrcnn_resnet50_fpn_aligned": Variant(_LAST, _LAST.transform, 41_699_936),
+    "fasterrcnn_resnet50_fpn": detector_variant(_TORCHVISION, 41_755_286),
+    "fasterrcnn_resnet50_fpn_aligned": detector_variant(_LAST, 41_699_936),
     "fasterrcnn_mobilenetv2_fpn": Variant(
         replace(_LAST, backbone="mobilenetv2_100", norm=None), _LAST.transform, 19_194_528
     ),

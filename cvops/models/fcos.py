@@ -7,10 +7,12 @@ from typing import Any, Literal
 from cvops.models.config import Paper
 from cvops.models.dense_detector import DenseDetector, DenseDetectorConfig
 from cvops.models.detection import AnchorGrid, ATSSAssigner, CenterAssigner, DistanceCoder
+from cvops.models.detector import detector_variant
 from cvops.models.head import DenseHead
+from cvops.models.head.dense import mmdet_towers
 from cvops.models.neck import FeaturePyramid
 from cvops.models.neck.fpn import Extra, mmdet_fpn, torchvision_fpn
-from cvops.models.registry import Family, Variant, register
+from cvops.models.registry import Family, register
 from cvops.models.weights import KeyMap
 from cvops.nn import make_norm
 
@@ -66,8 +68,8 @@ _TORCHVISION = replace(
 )
 
 VARIANTS = {
-    "fcos_resnet50_fpn": Variant(_TORCHVISION, _TORCHVISION.transform, 32_269_600),
-    "fcos_resnet50_fpn_exp": Variant(_PAPER, _PAPER.transform, 32_242_202),
+    "fcos_resnet50_fpn": detector_variant(_TORCHVISION, 32_269_600),
+    "fcos_resnet50_fpn_exp": detector_variant(_PAPER, 32_242_202),
 }
 
 # --- assembly ---------------------------------------------------------------------------------------------------------
@@ -136,13 +138,7 @@ def torchvision_convention(config: FCOSConfig) -> dict[str, Any] | str:
 def mmdet_modules(config: FCOSConfig) -> dict[str, str]:
     """mmdetection."""
     paths = config.backbone_modules("torchvision", "backbone.")
-    paths |= mmdet_fpn(len(LEVELS), config.extra)
-    for theirs, ours in (("cls_convs", "class_tower"), ("reg_convs", "box_tower")):
-        for i in range(config.head_convs):
-            paths[f"bbox_head.{theirs}.{i}.conv"] = f"head.{ours}.{i}.conv"
-            paths[f"bbox_head.{theirs}.{i}.gn"] = f"head.{ours}.{i}.norm"
-    for i in range(len(STRIDES)):
-        paths[f"bbox_head.scales.{i}"] = f"head.scales.{i}"
+    paths |= mmdet_fpn(len(LEVELS), config.extra) | mmdet_towers(config.head_convs, len(STRIDES))
     return paths | {
         "bbox_head.conv_cls": "head.classes",
         "bbox_head.conv_reg": "head.boxes",

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cvops.models.detection import Detections, ImageBatch, clip_boxes, suppress
+from cvops.models.detection import Detections, ImageBatch, above, clip_boxes
 from cvops.models.detection.gaussians import gaussian_radius
 from cvops.models.detection.keypoint_losses import KeyPoints, heatmap_loss, locate
 from cvops.models.detection.spread import Samples, spread
@@ -46,8 +46,6 @@ class PointDetector(Detector[PointOutput]):
         super().__init__()
         self.config = config
         self.backbone, self.neck, self.head = backbone, neck, head
-        self.input_keys = tuple(f"backbone.{key}" for key in backbone.input_keys)
-        self.class_keys = tuple(f"head.{key}" for key in head.class_keys)  # type: ignore[union-attr]
 
     def network(self, pixels: Tensor) -> PointOutput:
         output: PointOutput = self.head(self.neck(self.backbone.features(pixels)))
@@ -58,8 +56,8 @@ class PointDetector(Detector[PointOutput]):
         arXiv:1904.07850, equations 2 and 3), averaged over their two coordinates too, as the authors' code does; of
         distances the GIoU loss of the boxes they make (Liu et al. 2019, arXiv:1909.00700, equation 5)."""
         config = self.config
-        boxes, labels, _ = batch.truth
-        image, slot = batch.valid.nonzero(as_tuple=True)
+        boxes, labels, valid = batch.truth
+        image, slot = valid.nonzero(as_tuple=True)
         objects = boxes[image, slot]  # [N, 4]
         centres, sides = (objects[:, :2] + objects[:, 2:]) / 2, objects[:, 2:] - objects[:, :2]
         height, width = raw.heat[-1].shape[-2:]
@@ -105,16 +103,8 @@ class PointDetector(Detector[PointOutput]):
         boxes = torch.cat([low, torch.maximum(low, high)], 2)
         boxes = clip_boxes(boxes, sizes)
         if config.iou_threshold < 1:
-            return suppress(
-                boxes,
-                scores,
-                labels,
-                score_threshold=config.score_threshold,
-                iou_threshold=config.iou_threshold,
-                max_detections=config.max_detections,
-            )
-        used = scores > config.score_threshold
-        return Detections(boxes * used[:, :, None], scores * used, torch.where(used, labels, -1), used.sum(1))
+            return self.suppress(boxes, scores, labels)
+        return above(boxes, scores, labels, config.score_threshold)
 
 
 def _l1(maps: Tensor, points: KeyPoints, truth: Tensor) -> Tensor:

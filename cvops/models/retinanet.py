@@ -14,10 +14,12 @@ from cvops.models.detection import (
     anchor_shapes,
 )
 from cvops.models.detection.images import MSRA_INPUT
+from cvops.models.detector import detector_variant
 from cvops.models.head import DenseHead
+from cvops.models.head.dense import mmdet_towers
 from cvops.models.neck import FeaturePyramid
 from cvops.models.neck.fpn import Extra, detectron2_fpn, mmdet_fpn, torchvision_fpn
-from cvops.models.registry import Family, Variant, register
+from cvops.models.registry import Family, register
 from cvops.models.weights import KeyMap
 from cvops.nn import NormName, make_norm
 
@@ -67,8 +69,8 @@ _TORCHVISION = replace(
     normaliser="image",
     max_detections=300,
 )
-# The last column of table 2 of Zhang et al. 2020 (arXiv:1912.02424): one anchor, and everything that FCOS has; each is
-# a switch of its own.
+# The comparison of Zhang et al. 2020 (arXiv:1912.02424, section 3): one anchor, and everything that FCOS has, each a
+# switch of its own; and their assigner.
 _ATSS = replace(
     _PAPER,
     extra="p5",
@@ -85,14 +87,12 @@ _ATSS = replace(
 )
 
 VARIANTS = {
-    "retinanet_resnet50_fpn": Variant(_TORCHVISION, _TORCHVISION.transform, 34_014_999),
-    "retinanet_resnet50_fpn_v2": Variant(
-        replace(_TORCHVISION, norm="batch", extra="c5", head_norm="group", box_loss="giou"),
-        _TORCHVISION.transform,
-        38_198_935,
+    "retinanet_resnet50_fpn": detector_variant(_TORCHVISION, 34_014_999),
+    "retinanet_resnet50_fpn_v2": detector_variant(
+        replace(_TORCHVISION, norm="batch", extra="c5", head_norm="group", box_loss="giou"), 38_198_935
     ),
-    "retinanet_resnet50_fpn_c5": Variant(_PAPER, _PAPER.transform, 37_915_572),
-    "retinanet_resnet50_fpn_atss": Variant(_ATSS, _ATSS.transform, 32_242_202),
+    "retinanet_resnet50_fpn_c5": detector_variant(_PAPER, 37_915_572),
+    "retinanet_resnet50_fpn_atss": detector_variant(_ATSS, 32_242_202),
 }
 
 # --- assembly ---------------------------------------------------------------------------------------------------------
@@ -194,14 +194,8 @@ def detectron2_convention(config: RetinaNetConfig) -> dict[str, Any] | str:
 def mmdet_modules(config: RetinaNetConfig) -> dict[str, str]:
     """mmdetection."""
     paths = config.backbone_modules("torchvision", "backbone.")
-    paths |= mmdet_fpn(len(LEVELS), config.extra)
-    for theirs, ours in (("cls_convs", "class_tower"), ("reg_convs", "box_tower")):
-        for i in range(config.head_convs):
-            paths[f"bbox_head.{theirs}.{i}.conv"] = f"head.{ours}.{i}.conv"
-            paths[f"bbox_head.{theirs}.{i}.gn"] = f"head.{ours}.{i}.norm"
+    paths |= mmdet_fpn(len(LEVELS), config.extra) | mmdet_towers(config.head_convs, len(STRIDES))
     prefix = "atss" if config.assigner == "atss" else "retina"
-    for i in range(len(STRIDES)):
-        paths[f"bbox_head.scales.{i}"] = f"head.scales.{i}"
     return paths | {
         f"bbox_head.{prefix}_cls": "head.classes",
         f"bbox_head.{prefix}_reg": "head.boxes",

@@ -7,13 +7,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from cvops.models.config import Paper
-from cvops.models.detection import AnchorGrid, DenseOutput, ImageTransform, ProposalSettings, anchor_shapes
-from cvops.models.detector import BackboneConfig
-from cvops.models.head import PositionSensitiveHead
-from cvops.models.registry import Family, Variant, register
+from cvops.models.detection import AnchorGrid, ImageTransform, ProposalSettings, anchor_shapes
+from cvops.models.detector import BackboneConfig, detector_variant
+from cvops.models.head import PositionSensitiveHead, RPNHead
+from cvops.models.registry import Family, register
 from cvops.models.roi_detector import RoIDetector, RoIDetectorConfig, RoIRaw
 from cvops.models.weights import KeyMap
-from cvops.nn import ConvNormAct
 
 # --- variants ---------------------------------------------------------------------------------------------------------
 
@@ -58,30 +57,11 @@ RPN_CHANNELS = 512
 
 _CONFIG = RFCNConfig()
 VARIANTS = {
-    "rfcn_resnet101": Variant(_CONFIG, _CONFIG.transform, 50_493_174),
-    "rfcn_resnet50": Variant(replace(_CONFIG, backbone="resnet50"), _CONFIG.transform, 31_553_270),
+    "rfcn_resnet101": detector_variant(_CONFIG, 50_493_174),
+    "rfcn_resnet50": detector_variant(replace(_CONFIG, backbone="resnet50"), 31_553_270),
 }
 
 # --- assembly ---------------------------------------------------------------------------------------------------------
-
-
-class TwoClassRPNHead(nn.Module):
-    """An RPN head with a logit for the background too, [B, 2 * anchors, H, W], backgrounds first, as in the original
-    code; what counts is the difference. Parts as in `RPNHead`."""
-
-    def __init__(self, in_channels: int, anchors: int, channels: int) -> None:
-        super().__init__()
-        self.conv = ConvNormAct(in_channels, channels, 3, norm=None)
-        self.objectness = nn.Conv2d(channels, 2 * anchors, 1)
-        self.boxes = nn.Conv2d(channels, 4 * anchors, 1)
-        for layer in (self.conv.conv, self.objectness, self.boxes):
-            nn.init.normal_(layer.weight, std=0.01)  # type: ignore[arg-type]
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-
-    def forward(self, x: Tensor) -> DenseOutput:
-        x = self.conv(x)
-        background, something = self.objectness(x).chunk(2, 1)
-        return DenseOutput([something - background], [self.boxes(x)])
 
 
 class RFCN(RoIDetector):
@@ -91,7 +71,7 @@ class RFCN(RoIDetector):
 
     def network(self, pixels: Tensor) -> RoIRaw:
         third, fourth = (self.backbone.features(pixels)[i] for i in self.levels)
-        return RoIRaw(self.head.score_maps(fourth), self.rpn(third))
+        return RoIRaw(self.head.score_maps(fourth), self.rpn([third]))
 
 
 def build_rfcn(config: RFCNConfig) -> RFCN:
@@ -108,7 +88,7 @@ def build_rfcn(config: RFCNConfig) -> RFCN:
         config,
         backbone,
         nn.Identity(),
-        TwoClassRPNHead(channels[3], len(shapes), RPN_CHANNELS),
+        RPNHead(channels[3], len(shapes), RPN_CHANNELS, background=True),
         PositionSensitiveHead(channels[4], config.num_classes, scale=1 / STRIDE),
         levels=(3, 4),
         grid=AnchorGrid(shapes=(shapes,), strides=(STRIDE,), offset=0.5),

@@ -19,11 +19,10 @@ from cvops.models.detection import (
     IoUAssigner,
     ProposalSettings,
     clip_boxes,
-    map_sizes,
     proposal_losses,
     propose,
     sample,
-    suppress,
+    within,
 )
 from cvops.models.detection.assigners import IGNORED, take
 from cvops.models.detection.losses import box_loss
@@ -84,18 +83,11 @@ class RoIDetector(Detector[RoIRaw]):
         self.config = config
         self.backbone, self.neck, self.rpn, self.head = backbone, neck, rpn, head
         self.levels, self.grid = tuple(levels), grid
-        self.input_keys = tuple(f"backbone.{key}" for key in backbone.input_keys)
-        self.class_keys = tuple(f"head.{key}" for key in head.class_keys)
 
     def network(self, pixels: Tensor) -> RoIRaw:
         maps = self.backbone.features(pixels)
         pyramid = self.neck([maps[i] for i in self.levels])
         return RoIRaw(pyramid, self.rpn(pyramid))
-
-    def anchors(self, raw: RoIRaw, image: tuple[int, int]) -> Anchors:
-        """The anchors of the RPN, for a batch of `image` = height and width."""
-        codes = raw.rpn.codes[0]
-        return self.grid(map_sizes(raw.rpn.codes), image, device=codes.device, dtype=codes.dtype)
 
     def regions(self, raw: RoIRaw, rois: Tensor) -> RegionOutput:
         """What the head makes of regions [R, 5], rows of (image, x1, y1, x2, y2) in pixels of the batch."""
@@ -104,17 +96,15 @@ class RoIDetector(Detector[RoIRaw]):
 
     def losses(self, raw: RoIRaw, batch: ImageBatch) -> Losses:
         config = self.config
-        boxes, labels, _ = batch.truth
-        image_size = (batch.pixels.shape[-2], batch.pixels.shape[-1])
-        anchors = self.anchors(raw, image_size)
+        boxes, labels, valid = batch.truth
+        anchors = self.grid.over(raw.rpn.codes, batch.shape)
         losses = proposal_losses(raw.rpn, anchors, batch, config.rpn)
 
         proposals, _, counts = propose(raw.rpn, anchors, batch.sizes, config.rpn, training=True)
         # The targets are proposals too, so that there are good ones from the start.
         candidates = torch.cat([proposals.to(boxes), boxes], 1)
-        present = torch.arange(proposals.shape[1], device=boxes.device) < counts[:, None]
-        present = torch.cat([present, batch.valid], 1)
-        index = IoUAssigner(config.high, config.high)(Anchors(candidates, ()), boxes, batch.valid)
+        present = torch.cat([within(counts, proposals.shape[1]), valid], 1)
+        index = IoUAssigner(config.high, config.high)(Anchors(candidates, ()), boxes, valid)
         index = torch.where(present, index, IGNORED)
         image, which = sample(index, config.samples, config.positives)
 
@@ -134,7 +124,7 @@ class RoIDetector(Detector[RoIRaw]):
 
     def postprocess(self, raw: RoIRaw, image: tuple[int, int], sizes: Tensor) -> Detections:
         config = self.config
-        proposals, _, counts = propose(raw.rpn, self.anchors(raw, image), sizes, config.rpn, training=False)
+        proposals, _, counts = propose(raw.rpn, self.grid.over(raw.rpn.codes, image), sizes, config.rpn, training=False)
         if not torch.compiler.is_compiling():
             proposals = proposals[:, : int(counts.max())]  # regions that no image has cost time only
         batch, count = proposals.shape[:2]
@@ -146,18 +136,11 @@ class RoIDetector(Detector[RoIRaw]):
         codes = output.codes.to(proposals.dtype).expand(-1, classes, -1).unflatten(0, (batch, count))
         boxes = DeltaCoder(config.box_weights).decode(codes, proposals[:, :, None].expand_as(codes)).flatten(1, 2)
         boxes = clip_boxes(boxes, sizes)
-        used = torch.arange(count, device=boxes.device)[None, :, None] < counts[:, None, None]
+        used = within(counts, count)[:, :, None]
         scores = (probabilities.unflatten(0, (batch, count)) * used).flatten(1)
         large = (boxes[..., 2:] - boxes[..., :2] >= config.min_size).all(2)
         labels = torch.arange(classes, device=boxes.device).repeat(count).expand(batch, -1)
-        return suppress(
-            boxes,
-            scores * large,
-            labels,
-            score_threshold=config.score_threshold,
-            iou_threshold=config.iou_threshold,
-            max_detections=config.max_detections,
-        )
+        return self.suppress(boxes, scores * large, labels)
 
     def _background_last(self, classes: Tensor) -> Tensor:
         return classes.roll(-1, 1) if self.head.background == "first" else classes

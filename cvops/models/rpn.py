@@ -11,24 +11,24 @@ from torch import Tensor
 from cvops.models.config import Paper
 from cvops.models.detection import (
     AnchorGrid,
-    Anchors,
     DenseOutput,
     Detections,
     ImageBatch,
     ProposalSettings,
+    above,
     anchor_shapes,
-    map_sizes,
     proposal_losses,
     propose,
+    within,
 )
 from cvops.models.detection.images import MSRA_INPUT
 from cvops.models.detection.proposals import DEFAULT_PROPOSALS
-from cvops.models.detector import BackboneConfig, Detector, Losses
+from cvops.models.detector import BackboneConfig, Detector, Losses, detector_variant
 from cvops.models.head import RPNHead
 from cvops.models.model import Backbone
 from cvops.models.neck import FeaturePyramid
 from cvops.models.neck.fpn import detectron2_fpn, mmdet_fpn, torchvision_fpn
-from cvops.models.registry import Family, Variant, register
+from cvops.models.registry import Family, register
 from cvops.models.weights import KeyMap
 
 # --- variants ---------------------------------------------------------------------------------------------------------
@@ -77,7 +77,7 @@ SIZES = (32, 64, 128, 256, 512)
 RATIOS = (0.5, 1.0, 2.0)
 
 _CONFIG = RPNConfig()
-VARIANTS = {"rpn_resnet50_fpn": Variant(_CONFIG, _CONFIG.transform, 27_393_231)}
+VARIANTS = {"rpn_resnet50_fpn": detector_variant(_CONFIG, 27_393_231)}
 
 # --- assembly ---------------------------------------------------------------------------------------------------------
 
@@ -94,30 +94,25 @@ class RegionProposalNetwork(Detector[DenseOutput]):
         self.neck = pyramid_of(config, backbone)
         self.rpn = RPNHead(config.channels, len(RATIOS))
         self.grid = anchor_grid(config)
-        self.input_keys = tuple(f"backbone.{key}" for key in backbone.input_keys)
 
     def network(self, pixels: Tensor) -> DenseOutput:
         maps = self.backbone.features(pixels)
         output: DenseOutput = self.rpn(self.neck([maps[i] for i in self.config.levels]))
         return output
 
-    def anchors(self, raw: DenseOutput, image: tuple[int, int]) -> Anchors:
-        """The anchors of a batch of `image` = height and width."""
-        codes = raw.codes[0]
-        return self.grid(map_sizes(raw.codes), image, device=codes.device, dtype=codes.dtype)
+    @property
+    def class_keys(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ()
 
     def losses(self, raw: DenseOutput, batch: ImageBatch) -> Losses:
-        height, width = batch.pixels.shape[-2:]
-        return proposal_losses(raw, self.anchors(raw, (height, width)), batch, self.config.rpn)
+        return proposal_losses(raw, self.grid.over(raw.codes, batch.shape), batch, self.config.rpn)
 
     def postprocess(self, raw: DenseOutput, image: tuple[int, int], sizes: Tensor) -> Detections:
         config = self.config
         settings = replace(config.rpn, iou_threshold=config.iou_threshold, proposals=config.max_detections)
-        boxes, logits, counts = propose(raw, self.anchors(raw, image), sizes, settings, training=False)
-        slots = torch.arange(boxes.shape[1], device=boxes.device)
-        scores = logits.sigmoid() * (slots < counts[:, None])
-        used = scores > config.score_threshold
-        return Detections(boxes * used[:, :, None], scores * used, torch.where(used, 0, -1), used.sum(1))
+        boxes, logits, counts = propose(raw, self.grid.over(raw.codes, image), sizes, settings, training=False)
+        scores = logits.sigmoid() * within(counts, boxes.shape[1])
+        return above(boxes, scores, torch.zeros_like(scores, dtype=torch.int64), config.score_threshold)
 
 
 def build_rpn(config: RPNConfig) -> RegionProposalNetwork:

@@ -7,13 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cvops.models.backbone.vgg import BLOCKS, VGG16SSD
 from cvops.models.config import IMAGENET_MEAN, IMAGENET_STD, Paper
 from cvops.models.detection import (
     AnchorGrid,
-    Anchors,
     DeltaCoder,
     DenseOutput,
     Detections,
@@ -23,18 +22,16 @@ from cvops.models.detection import (
     box_loss,
     clip_boxes,
     flatten_map,
-    map_sizes,
-    suppress,
 )
 from cvops.models.detection.assigners import take
 from cvops.models.detection.hard_negatives import hard_negative_loss
-from cvops.models.detector import BackboneConfig, Detector, Losses
+from cvops.models.detector import BackboneConfig, Detector, Losses, detector_variant
 from cvops.models.head import SSDHead
 from cvops.models.model import Backbone
 from cvops.models.neck import ExtraLayer, ExtraLayers
-from cvops.models.registry import Family, Variant, register
+from cvops.models.registry import Family, register
 from cvops.models.weights import KeyMap
-from cvops.nn import NormName, make_norm
+from cvops.nn import NormName, init_glorot, make_norm
 
 # --- variants ---------------------------------------------------------------------------------------------------------
 
@@ -134,10 +131,10 @@ _LITE = replace(
 )
 
 VARIANTS = {
-    "ssd300_vgg16": Variant(_VGG, _VGG.transform, 35_641_826),
-    "ssd300_mobilenetv2": Variant(_MOBILE, _MOBILE.transform, 16_119_476),
+    "ssd300_vgg16": detector_variant(_VGG, 35_641_826),
+    "ssd300_mobilenetv2": detector_variant(_MOBILE, 16_119_476),
 }
-LITE_VARIANTS = {"ssdlite320_mobilenetv2": Variant(_LITE, _LITE.transform, 4_228_788)}
+LITE_VARIANTS = {"ssdlite320_mobilenetv2": detector_variant(_LITE, 4_228_788)}
 
 # --- assembly ---------------------------------------------------------------------------------------------------------
 
@@ -156,24 +153,16 @@ class SSD(Detector[DenseOutput]):
         self.backbone, self.neck, self.head, self.grid = backbone, neck, head, grid
         self.assigner = IoUAssigner(0.5, 0.5, force=True)
         self.coder = DeltaCoder((10.0, 10.0, 5.0, 5.0))
-        self.input_keys = tuple(f"backbone.{key}" for key in backbone.input_keys)
-        self.class_keys = tuple(f"head.{key}" for key in head.class_keys)
 
     def network(self, pixels: Tensor) -> DenseOutput:
         maps = self.backbone.features(pixels)
         output: DenseOutput = self.head(self.neck([maps[i] for i in self.config.levels]))
         return output
 
-    def anchors(self, raw: DenseOutput, image: tuple[int, int]) -> Anchors:
-        """The anchors of a batch of `image` = height and width."""
-        codes = raw.codes[0]
-        return self.grid(map_sizes(raw.codes), image, device=codes.device, dtype=codes.dtype)
-
     def losses(self, raw: DenseOutput, batch: ImageBatch) -> Losses:
-        height, width = batch.pixels.shape[-2:]
-        anchors = self.anchors(raw, (height, width))
-        boxes, labels, _ = batch.truth
-        index = self.assigner(anchors, boxes, batch.valid)
+        anchors = self.grid.over(raw.codes, batch.shape)
+        boxes, labels, valid = batch.truth
+        index = self.assigner(anchors, boxes, valid)
         positive = index >= 0
         count = positive.sum(dtype=boxes.dtype).clamp(min=1)
         wanted = torch.where(positive, take(labels, index), self.config.num_classes)
@@ -190,21 +179,15 @@ class SSD(Detector[DenseOutput]):
 
     def postprocess(self, raw: DenseOutput, image: tuple[int, int], sizes: Tensor) -> Detections:
         config = self.config
-        anchors = self.anchors(raw, image).boxes
+        anchors = self.grid.over(raw.codes, image).boxes
         codes = torch.cat([flatten_map(m, 4) for m in raw.codes], 1).to(anchors.dtype)
         boxes = clip_boxes(self.coder.decode(codes, anchors), sizes)
         scores = self._logits(raw).to(anchors.dtype).softmax(2)[..., :-1].transpose(1, 2)  # [B, C, N]
         scores = torch.where(scores > config.score_threshold, scores, 0)
         best, which = scores.topk(min(config.candidates, scores.shape[2]), dim=2)
         labels = torch.arange(scores.shape[1], device=scores.device)[:, None].expand_as(which)
-        return suppress(
-            boxes.gather(1, which.flatten(1)[:, :, None].expand(-1, -1, 4)),
-            best.flatten(1),
-            labels.flatten(1),
-            score_threshold=config.score_threshold,
-            iou_threshold=config.iou_threshold,
-            max_detections=config.max_detections,
-        )
+        boxes = boxes.gather(1, which.flatten(1)[:, :, None].expand(-1, -1, 4))
+        return self.suppress(boxes, best.flatten(1), labels.flatten(1))
 
     def _logits(self, raw: DenseOutput) -> Tensor:
         """[B, N, num_classes + 1], the background last."""
@@ -236,11 +219,7 @@ def build_ssd(config: SSDConfig) -> SSD:
     )
     model = SSD(config, backbone, neck, head, grid)
     for part in (neck, head) if config.backbone != "vgg16" else (model,):
-        for layer in part.modules():
-            if isinstance(layer, nn.Conv2d):
-                nn.init.xavier_uniform_(layer.weight)
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
+        init_glorot(part)
     return model
 
 

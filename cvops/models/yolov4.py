@@ -21,15 +21,14 @@ from cvops.models.detection import (
     clip_boxes,
     flatten_map,
     map_sizes,
-    suppress,
 )
 from cvops.models.detection.coders import MAX_LOG_SCALE
 from cvops.models.detection.postprocess import best_of_level
-from cvops.models.detector import Detector, DetectorConfig, Losses
+from cvops.models.detector import Detector, DetectorConfig, Losses, detector_variant
 from cvops.models.head import YOLOHead
 from cvops.models.head.yolo import init_darknet
 from cvops.models.neck import PathAggregation
-from cvops.models.registry import Family, Variant, register
+from cvops.models.registry import Family, register
 from cvops.models.weights import KeyMap
 from cvops.ops import complete_box_iou_loss, match_boxes
 
@@ -107,9 +106,9 @@ _QUARTER = replace(
 )
 
 VARIANTS = {
-    "yolov4": Variant(_PAPER, _PAPER.transform, 64_363_101),
-    "yolov4_sam_mish": Variant(_SAM_MISH, _SAM_MISH.transform, 65_742_941),
-    "yolov4_quarter": Variant(_QUARTER, _QUARTER.transform, 3_316_501),
+    "yolov4": detector_variant(_PAPER, 64_363_101),
+    "yolov4_sam_mish": detector_variant(_SAM_MISH, 65_742_941),
+    "yolov4_quarter": detector_variant(_QUARTER, 3_316_501),
 }
 
 # --- assembly ---------------------------------------------------------------------------------------------------------
@@ -184,8 +183,6 @@ class YOLOv4(Detector[DenseOutput]):
         self.head = YOLOHead(self.neck.out_channels, len(config.anchors[0]), config.num_classes, act=config.neck_act)
         self.grid = AnchorGrid(config.anchors, STRIDES, offset=0.5)
         self.coders = [GridCoder(*level) for level in zip(STRIDES, config.grid_scales, strict=True)]
-        self.input_keys = tuple(f"backbone.{key}" for key in self.backbone.input_keys)
-        self.class_keys = tuple(f"head.{key}" for key in self.head.class_keys)
         init_darknet(self)
 
     def network(self, pixels: Tensor) -> DenseOutput:
@@ -193,17 +190,12 @@ class YOLOv4(Detector[DenseOutput]):
         output: DenseOutput = self.head(self.neck([maps[i] for i in LEVELS]))
         return output
 
-    def levels(self, raw: DenseOutput, image: tuple[int, int]) -> list[Tensor]:
-        """The anchors of each level, [H * W * A, 4]."""
-        codes = raw.codes[0]
-        return self.grid(map_sizes(raw.codes), image, device=codes.device, dtype=codes.dtype).levels()
-
     def losses(self, raw: DenseOutput, batch: ImageBatch) -> Losses:
         """Complete-IoU loss of boxes, cross-entropy of objects and classes, summed over an image as Darknet does and
         averaged over the batch."""
         config = self.config
-        boxes, labels, _ = batch.truth
-        levels = self.levels(raw, (batch.pixels.shape[-2], batch.pixels.shape[-1]))
+        boxes, labels, valid = batch.truth
+        levels = self.grid.over(raw.codes, batch.shape).levels()
         predicted = torch.cat(
             [
                 coder.decode(flatten_map(codes, 4).to(anchors.dtype), anchors)
@@ -216,12 +208,12 @@ class YOLOv4(Detector[DenseOutput]):
         classes = torch.cat([flatten_map(m, config.num_classes) for m in raw.classes], 1)  # [B, N, C]
 
         image, target, anchor = assign_shapes(
-            boxes, batch.valid, config.anchors, map_sizes(raw.codes), config.assign_threshold
+            boxes, valid, config.anchors, map_sizes(raw.codes), config.assign_threshold
         )
         wanted = torch.zeros_like(objects)
         wanted[image, anchor] = 1
         near = config.ignore_threshold
-        overlaps = match_boxes(predicted.detach(), boxes.to(predicted.dtype), near, near, valid=batch.valid)[0] >= 0
+        overlaps = match_boxes(predicted.detach(), boxes.to(predicted.dtype), near, near, valid=valid)[0] >= 0
         counted = (~overlaps | (wanted > 0)).to(objects.dtype)
 
         # An anchor that several targets want learns the classes of all of them.
@@ -243,19 +235,13 @@ class YOLOv4(Detector[DenseOutput]):
     def postprocess(self, raw: DenseOutput, image: tuple[int, int], sizes: Tensor) -> Detections:
         config = self.config
         assert raw.quality is not None
+        levels = self.grid.over(raw.codes, image).levels()
         found = [
             best_of_level(*level, config.candidates, config.score_threshold, product=True)
-            for level in zip(raw.classes, raw.codes, raw.quality, self.levels(raw, image), self.coders, strict=True)
+            for level in zip(raw.classes, raw.codes, raw.quality, levels, self.coders, strict=True)
         ]
         boxes, scores, labels = (torch.cat(parts, 1) for parts in zip(*found, strict=True))
-        return suppress(
-            clip_boxes(boxes, sizes),
-            scores,
-            labels,
-            score_threshold=config.score_threshold,
-            iou_threshold=config.iou_threshold,
-            max_detections=config.max_detections,
-        )
+        return self.suppress(clip_boxes(boxes, sizes), scores, labels)
 
     def darknet_layout(self) -> DarknetLayout:
         """Where the layers are in Darknet's files."""

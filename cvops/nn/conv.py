@@ -7,7 +7,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cvops.ops.depthwise_conv2d import DepthwiseConv2d
+from cvops.ops.depthwise_conv2d import DepthwiseConv2d, same_padding
 
 Norm = Callable[[int], nn.Module]
 """Makes a normalisation layer for a number of channels, e.g. `partial(nn.BatchNorm2d, eps=1e-3)`."""
@@ -64,19 +64,6 @@ def as_pair(size: Size) -> tuple[int, int]:
     ((3, 3), (1, 7))
     """
     return size if isinstance(size, tuple) else (size, size)
-
-
-def same_padding(size: int, kernel: int, stride: int, dilation: int = 1) -> tuple[int, int]:
-    """(before, after) padding in pixels of one axis that gives ceil(size / stride) outputs.
-
-    >>> same_padding(224, kernel=3, stride=2), same_padding(225, kernel=3, stride=2)
-    ((0, 1), (1, 1))
-    """
-    reach = (kernel - 1) * dilation + 1
-    total = reach - stride + -size % stride
-    # Without max where it changes nothing, for sizes that a trace leaves free.
-    total = total if reach >= stride else max(total, 0)
-    return total // 2, total - total // 2
 
 
 class Conv2dSame(nn.Conv2d):

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cvops.nn.conv import Padding, same_padding
+from cvops.nn.conv import Padding
+from cvops.ops.depthwise_conv2d import same_padding
 
 
 class Pool2d(nn.Module):

@@ -82,6 +82,19 @@ def _pair(name: str, value: int | Sequence[int]) -> list[int]:
     return pair
 
 
+def same_padding(size: int, kernel: int, stride: int, dilation: int = 1) -> tuple[int, int]:
+    """(before, after) padding in pixels of one axis that gives ceil(size / stride) outputs.
+
+    >>> same_padding(224, kernel=3, stride=2), same_padding(225, kernel=3, stride=2)
+    ((0, 1), (1, 1))
+    """
+    reach = (kernel - 1) * dilation + 1
+    total = reach - stride + -size % stride
+    # Without max where it changes nothing, for sizes that a trace leaves free.
+    total = total if reach >= stride else max(total, 0)
+    return total // 2, total - total // 2
+
+
 def _sides(
     padding: int | Sequence[int] | str,
     size: Sequence[int],
@@ -95,11 +108,8 @@ def _sides(
     elif padding == "valid":
         sides = [0] * 4
     elif padding == "same":
-        reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
-        # Without max where it changes nothing, for sizes that a trace leaves free.
-        lacks = [r - s + -n % s for n, r, s in zip(size, reach, stride, strict=True)]
-        totals = [lack if r >= s else max(lack, 0) for lack, r, s in zip(lacks, reach, stride, strict=True)]
-        sides = [total // 2 for total in totals] + [total - total // 2 for total in totals]
+        axes = [same_padding(*axis) for axis in zip(size, kernel, stride, dilation, strict=True)]
+        sides = [before for before, _ in axes] + [after for _, after in axes]
     else:
         sides = [] if isinstance(padding, str) else list(padding)
         sides = sides * 2 if len(sides) == 2 else sides

@@ -89,9 +89,10 @@ def test_losses_equal_the_sums_written_out() -> None:
     with torch.no_grad():
         losses, _ = model([image], [{"boxes": truth, "labels": labels}])
         raw = model.network(image[None])
+    levels = model.grid.over(raw.codes, (64, 64)).levels()
     boxes, objects, classes = [], [], []
     for codes, quality, kinds, anchors, coder in zip(
-        raw.codes, raw.quality, raw.classes, model.levels(raw, (64, 64)), model.coders, strict=True
+        raw.codes, raw.quality, raw.classes, levels, model.coders, strict=True
     ):
         boxes.append(coder.decode(codes.view(3, 4, -1).permute(2, 0, 1).reshape(-1, 4), anchors))
         objects.append(quality.view(3, -1).T.reshape(-1))

@@ -13,9 +13,10 @@ def yolov4_outputs(model: YOLOv4, pixels: Tensor) -> dict[str, Tensor]:
     heads = model.head.maps(model.neck([maps[i] for i in LEVELS]))
     raw = model.network(pixels)
     height, width = pixels.shape[2:]
+    levels = model.grid.over(raw.codes, (height, width)).levels()
     boxes, scores = [], []
     for codes, classes, quality, anchors, coder in zip(
-        raw.codes, raw.classes, raw.quality, model.levels(raw, (height, width)), model.coders, strict=True
+        raw.codes, raw.classes, raw.quality, levels, model.coders, strict=True
     ):
         per_cell = quality.shape[1]
 

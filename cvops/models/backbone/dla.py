@@ -1,5 +1,5 @@
 """Deep layer aggregation (Yu et al. 2018, arXiv:1707.06484): stages that are trees of residual blocks, whose nodes are
-joined at every level. The aggregation up to one fine map is `neck/aggregation.py`."""
+joined at every level. The aggregation up to one fine map is `neck/upsampling.py`."""
 
 from collections.abc import Iterator, Sequence
 

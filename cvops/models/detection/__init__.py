@@ -1,18 +1,19 @@
 """The parts that detectors share: batches of images, anchors, box codes, assignment, losses, postprocessing. Networks
 are made of backbones, necks and heads; the families put all of it together."""
 
-from cvops.models.detection.anchors import AnchorGrid, Anchors, anchor_shapes
+from cvops.models.detection.anchors import AnchorGrid, Anchors, anchor_shapes, map_sizes
 from cvops.models.detection.assigners import Assigner, ATSSAssigner, CenterAssigner, IoUAssigner
 from cvops.models.detection.coders import BoxCoder, DeltaCoder, DistanceCoder
-from cvops.models.detection.images import ImageBatch, ImageTransform, Target
+from cvops.models.detection.images import ImageBatch, ImageTransform, Target, within
 from cvops.models.detection.losses import BoxLoss, box_loss, centerness_of
 from cvops.models.detection.postprocess import (
     DenseOutput,
     Detections,
+    above,
+    best_of_levels,
     clip_boxes,
-    detect_dense,
+    codes_at,
     flatten_map,
-    map_sizes,
     suppress,
 )
 from cvops.models.detection.proposals import ProposalSettings, proposal_losses, propose
@@ -35,15 +36,18 @@ __all__ = [
     "IoUAssigner",
     "ProposalSettings",
     "Target",
+    "above",
     "anchor_shapes",
+    "best_of_levels",
     "box_loss",
     "centerness_of",
     "clip_boxes",
-    "detect_dense",
+    "codes_at",
     "flatten_map",
     "map_sizes",
     "proposal_losses",
     "propose",
     "sample",
     "suppress",
+    "within",
 ]

@@ -80,6 +80,15 @@ class AnchorGrid:
             boxes.append((centres[:, :, None] + (corners.round() if self.rounded else corners)).reshape(-1, 4))
         return Anchors(torch.cat(boxes), tuple(h * w * a for (h, w), a in zip(maps, self.per_cell, strict=True)))
 
+    def over(self, maps: Sequence[Tensor], image: tuple[int, int]) -> Anchors:
+        """The anchors of feature maps [B, C, H, W] of a batch of `image` = height and width, on their device."""
+        return self(map_sizes(maps), image, device=maps[0].device, dtype=maps[0].dtype)
+
+
+def map_sizes(maps: Sequence[Tensor]) -> list[tuple[int, int]]:
+    """Height and width of feature maps."""
+    return [(m.shape[-2], m.shape[-1]) for m in maps]
+
 
 def anchor_shapes(sizes: Sequence[float], ratios: Sequence[float]) -> tuple[tuple[float, float], ...]:
     """(width, height) for each ratio height / width and, within it, each size, the square root of the area.

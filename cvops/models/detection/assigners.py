@@ -107,15 +107,13 @@ class ATSSAssigner:
         ious = box_iou(boxes[:, None].to(theirs), theirs)[:, 0]
         to_sides = torch.cat([points[candidates] - boxes[:, None, :2], boxes[:, None, 2:] - points[candidates]], -1)
         threshold = ious.mean(1, keepdim=True) + ious.std(1, keepdim=True)
-        target, slot = ((ious >= threshold) & (to_sides.amin(-1) > 0.01)).nonzero(
-            as_tuple=True
-        )  # 0.01 px, as published
+        positive = (ious >= threshold) & (to_sides.amin(-1) > 0.01)  # pixels, as published
+        target, slot = positive.nonzero(as_tuple=True)
         anchor, iou = candidates[target, slot], ious[target, slot]
-        # Ascending by IoU, so that the last write of an anchor is its best target.
         best = iou.new_full((len(index),), -1.0).scatter_reduce(0, anchor, iou, "amax")
-        wins = iou == best[anchor]
+        wins = iou == best[anchor]  # of targets with the same IoU the first
         original = valid.nonzero()[:, 0]
-        return index.index_put((anchor[wins],), original[target[wins]])
+        return index.scatter_reduce(0, anchor[wins], original[target[wins]], "amin", include_self=False)
 
     def _nearest(self, points: Tensor, counts: Sequence[int], boxes: Tensor) -> Tensor:
         centres = (boxes[:, :2] + boxes[:, 2:]) / 2

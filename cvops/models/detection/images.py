@@ -3,7 +3,7 @@ Resizing rules are settings of the families; the networks see `ImageBatch` only.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from cvops.models.config import IMAGENET_MEAN, IMAGENET_STD
 
 Target = Mapping[str, Tensor]
 """Of one image: `boxes` [M, 4] as (x1, y1, x2, y2) in its pixels, `labels` [M] int64 in 0..num_classes - 1. M may be 0.
-Further entries are left alone."""
+Further entries are not looked at."""
 
 Resize = Literal["shortest", "stretch", "letterbox", "none"]
 
@@ -90,8 +90,7 @@ class ImageTransform:
         batch = ImageBatch(
             pixels=pixels,
             sizes=torch.tensor(sizes, device=first.device),
-            scales=torch.tensor(scales, device=first.device, dtype=first.dtype),
-            original=original,
+            scales=torch.tensor(scales, device=first.device, dtype=torch.promote_types(first.dtype, torch.float32)),
         )
         if targets is not None:
             _check_targets(targets, original, num_classes)
@@ -119,52 +118,57 @@ class ImageBatch:
     """Images as the network sees them. Coordinates are in its pixels.
 
     pixels: [B, C, H, W]. sizes: [B, 2] int64, height and width of each image without the padding.
-    scales: [B, 2], pixels of the network per pixel of the image, vertical and horizontal.
-    original: height and width of each image as it came.
-    boxes: [B, M, 4], labels: [B, M] int64, counts: [B] int64; the rest of the M slots is padding. None without targets.
-    targets: the targets as they came, for what else they hold.
+    scales: [B, 2] float32 or wider, pixels of the network per pixel of the image, vertical and horizontal.
+    boxes: [B, M, 4] float32 or wider, labels: [B, M] int64, valid: [B, M] bool, False for the slots that are padding.
+        None without targets.
     """
 
     pixels: Tensor
     sizes: Tensor
     scales: Tensor
-    original: list[tuple[int, int]]
     boxes: Tensor | None = None
     labels: Tensor | None = None
-    counts: Tensor | None = None
-    targets: Sequence[Target] | None = None
+    valid: Tensor | None = None
 
     def __len__(self) -> int:
-        return len(self.original)
+        return len(self.pixels)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the batch."""
+        return self.pixels.shape[-2], self.pixels.shape[-1]
 
     def add_targets(self, targets: Sequence[Target]) -> None:
         """Pads the targets to one size and scales their boxes to the network's pixels."""
         counts = [len(target["boxes"]) for target in targets]
-        device, dtype = self.pixels.device, torch.promote_types(self.pixels.dtype, torch.float32)
-        self.boxes = torch.zeros(len(targets), max(counts), 4, device=device, dtype=dtype)
-        self.labels = torch.full((len(targets), max(counts)), -1, device=device)
-        self.counts = torch.tensor(counts, device=device)
-        self.targets = targets
+        slots, device = (len(targets), max(counts)), self.pixels.device
+        self.boxes = torch.zeros(*slots, 4, device=device, dtype=self.scales.dtype)
+        self.labels = torch.full(slots, -1, device=device)
+        self.valid = within(torch.tensor(counts, device=device), max(counts))
         for i, (target, count) in enumerate(zip(targets, counts, strict=True)):
             self.boxes[i, :count] = target["boxes"].to(self.boxes) * self.scales[i].flip(0).repeat(2)
             self.labels[i, :count] = target["labels"].to(self.labels)
 
     @property
-    def valid(self) -> Tensor:
-        """[B, M] bool: the slots that hold a target."""
-        boxes, _, counts = self.truth
-        return torch.arange(boxes.shape[1], device=boxes.device) < counts[:, None]
-
-    @property
     def truth(self) -> tuple[Tensor, Tensor, Tensor]:
-        """(boxes, labels, counts). Raises `ValueError` if the batch was made without targets."""
-        if self.boxes is None or self.labels is None or self.counts is None:
+        """(boxes, labels, valid). Raises `ValueError` if the batch was made without targets."""
+        if self.boxes is None or self.labels is None or self.valid is None:
             raise ValueError("targets are needed, one for each image, got None")
-        return self.boxes, self.labels, self.counts
+        return self.boxes, self.labels, self.valid
 
     def to_image(self, boxes: Tensor) -> Tensor:
         """Boxes [B, K, 4] in the network's pixels to those of the images."""
         return boxes / self.scales.flip(1).repeat(1, 2)[:, None].to(boxes)
+
+
+def within(counts: Tensor, slots: int) -> Tensor:
+    """[B, slots] bool: the first `counts` [B] slots of each row.
+
+    >>> within(torch.tensor([0, 2]), 3)
+    tensor([[False, False, False],
+            [ True,  True, False]])
+    """
+    return torch.arange(slots, device=counts.device) < counts[:, None]
 
 
 def _check_images(images: Tensor | Sequence[Tensor]) -> None:
@@ -186,7 +190,7 @@ def _check_targets(targets: Sequence[Target], sizes: list[tuple[int, int]], num_
     if len(targets) != len(sizes):
         raise ValueError(f"targets must be one for each of the {len(sizes)} images, got {len(targets)}")
     for i, target in enumerate(targets):
-        missing: Any = [key for key in ("boxes", "labels") if key not in target]
+        missing = [key for key in ("boxes", "labels") if key not in target]
         if missing:
             raise ValueError(f"targets[{i}] must have 'boxes' and 'labels', got {sorted(target)}")
         boxes, labels = target["boxes"], target["labels"]

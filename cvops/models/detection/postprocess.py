@@ -1,7 +1,6 @@
 """From scores and boxes of every anchor to the detections of every image: tensor in, fixed size out, so that it exports
-with the network. Nothing here waits for the device or has a shape that depends on values."""
+with the network. Nothing here but `suppress_softly` waits for the device or has a shape that depends on values."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -48,11 +47,6 @@ def flatten_map(x: Tensor, values: int) -> Tensor:
     return x.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, values))
 
 
-def map_sizes(maps: Sequence[Tensor]) -> list[tuple[int, int]]:
-    """Height and width of feature maps."""
-    return [(m.shape[-2], m.shape[-1]) for m in maps]
-
-
 def clip_boxes(boxes: Tensor, sizes: Tensor) -> Tensor:
     """Boxes [B, N, 4] moved into their images, whose heights and widths are `sizes` [B, 2].
 
@@ -94,9 +88,15 @@ def best_of_level(
     scores = score_of(rows, row_quality, product)
     scores, pair = torch.where(scores > threshold, scores, 0).flatten(1).topk(min(k, scores[0].numel()), dim=1)
     row, labels = pair // rows.shape[2], pair % rows.shape[2]
-    which, cell, slot = (index.gather(1, row) for index in (which, cell, slot))
-    code = codes.unflatten(1, (per_cell, 4)).flatten(3)[image, slot, :, cell]  # [B, k, 4]
-    return coder.decode(code.to(anchors.dtype), anchors[which]), scores, labels
+    which = which.gather(1, row)
+    return coder.decode(codes_at(codes, which).to(anchors.dtype), anchors[which]), scores, labels
+
+
+def codes_at(codes: Tensor, which: Tensor) -> Tensor:
+    """The box codes [B, k, 4] of some anchors, [B, k] their numbers, on a head's map [B, A * 4, H, W]."""
+    per_cell = codes.shape[1] // 4
+    image = torch.arange(codes.shape[0], device=codes.device)[:, None]
+    return codes.unflatten(1, (per_cell, 4)).flatten(3)[image, which % per_cell, :, which // per_cell]
 
 
 def score_of(logits: Tensor, quality: Tensor | None, product: bool = False) -> Tensor:
@@ -108,38 +108,21 @@ def score_of(logits: Tensor, quality: Tensor | None, product: bool = False) -> T
     return both if product else both.sqrt()
 
 
-def detect_dense(
-    output: DenseOutput,
-    anchors: Anchors,
-    coder: BoxCoder,
-    sizes: Tensor,
-    *,
-    score_threshold: float,
-    iou_threshold: float,
-    candidates: int,
-    max_detections: int,
-    all_levels: bool = False,
-) -> Detections:
-    """Detections of a dense head; `sizes` [B, 2] are the images' heights and widths. Of each level, or of `all_levels`
-    together (which then have as many anchors a cell), the `candidates` best pairs above `score_threshold` are decoded,
-    clipped to the image and go through NMS within their class."""
+def best_of_levels(
+    output: DenseOutput, anchors: Anchors, coder: BoxCoder, k: int, threshold: float, *, together: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`best_of_level` for every level, one after the other: boxes [B, K, 4], scores [B, K], labels [B, K]. `together`:
+    the k best of all levels, which then have as many anchors a cell."""
     levels = anchors.levels()
-    if all_levels:
+    if together:
         output, levels = as_one_level(output), [anchors.boxes]
     quality = output.quality if output.quality is not None else [None] * len(output.codes)
     found = [
-        best_of_level(classes, codes, good, level, coder, candidates, score_threshold)
+        best_of_level(classes, codes, good, level, coder, k, threshold)
         for classes, codes, good, level in zip(output.classes, output.codes, quality, levels, strict=True)
     ]
     boxes, scores, labels = (torch.cat(parts, 1) for parts in zip(*found, strict=True))
-    return suppress(
-        clip_boxes(boxes, sizes),
-        scores,
-        labels,
-        score_threshold=score_threshold,
-        iou_threshold=iou_threshold,
-        max_detections=max_detections,
-    )
+    return boxes, scores, labels
 
 
 def as_one_level(output: DenseOutput) -> DenseOutput:
@@ -166,10 +149,21 @@ def suppress(
     used = index >= 0
     index = index.clamp(min=0)
     return Detections(
-        boxes=boxes.gather(1, index[:, :, None].expand(-1, -1, 4)) * used[:, :, None],
-        scores=scores.gather(1, index) * used,
+        boxes=torch.where(used[:, :, None], boxes.gather(1, index[:, :, None].expand(-1, -1, 4)), 0),
+        scores=torch.where(used, scores.gather(1, index), 0),
         labels=torch.where(used, labels.gather(1, index), -1),
         counts=counts,
+    )
+
+
+def above(boxes: Tensor, scores: Tensor, labels: Tensor, threshold: float) -> Detections:
+    """Detections [B, K] by descending score that need no suppression: those that score more than `threshold`."""
+    used = scores > threshold
+    return Detections(
+        boxes=torch.where(used[:, :, None], boxes, 0),
+        scores=torch.where(used, scores, 0),
+        labels=torch.where(used, labels, -1),
+        counts=used.sum(1),
     )
 
 

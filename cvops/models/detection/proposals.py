@@ -11,9 +11,8 @@ from cvops.models.detection.assigners import IoUAssigner, take
 from cvops.models.detection.coders import DeltaCoder
 from cvops.models.detection.images import ImageBatch
 from cvops.models.detection.losses import box_loss
-from cvops.models.detection.postprocess import DenseOutput, clip_boxes, flatten_map
+from cvops.models.detection.postprocess import DenseOutput, clip_boxes, codes_at, flatten_map, suppress
 from cvops.models.detection.sampling import sample
-from cvops.ops import batched_nms_padded
 
 
 @dataclass(frozen=True)
@@ -53,30 +52,23 @@ def propose(
     k = settings.train_candidates if training else settings.candidates
     boxes, scores, levels = [], [], []
     for i, (logits, codes, level) in enumerate(zip(output.classes, output.codes, anchors.levels(), strict=True)):
-        rows = flatten_map(logits.detach(), 1)[:, :, 0]
+        rows = flatten_map(logits.detach(), 1)[:, :, 0].to(level.dtype)
         best, which = rows.topk(min(k, rows.shape[1]), dim=1)
-        per_cell = logits.shape[1]
-        image = torch.arange(rows.shape[0], device=rows.device)[:, None]
-        code = codes.detach().unflatten(1, (per_cell, 4)).flatten(3)[image, which % per_cell, :, which // per_cell]
-        boxes.append(DeltaCoder().decode(code.to(level.dtype), level[which]))
+        boxes.append(DeltaCoder().decode(codes_at(codes.detach(), which).to(level.dtype), level[which]))
         scores.append(best)
         levels.append(torch.full_like(which, i))
-    merged = clip_boxes(torch.cat(boxes, 1), sizes)
-    logits = torch.cat(scores, 1).to(merged.dtype)
+    merged, logits = clip_boxes(torch.cat(boxes, 1), sizes), torch.cat(scores, 1)
     sides = merged[..., 2:] - merged[..., :2]
     large = ((sides >= settings.min_size) & (sides > 0)).all(2)
-    lowest = torch.finfo(logits.dtype).min
-    index, counts = batched_nms_padded(
+    found = suppress(
         merged,
         torch.where(large, logits, -torch.inf),
         torch.cat(levels, 1),
-        settings.iou_threshold,
-        settings.train_proposals if training else settings.proposals,
-        lowest,
+        score_threshold=torch.finfo(logits.dtype).min,
+        iou_threshold=settings.iou_threshold,
+        max_detections=settings.train_proposals if training else settings.proposals,
     )
-    used, index = index >= 0, index.clamp(min=0)
-    kept = merged.gather(1, index[:, :, None].expand(-1, -1, 4)) * used[:, :, None]
-    return kept, logits.gather(1, index) * used, counts
+    return found.boxes, found.scores, found.counts
 
 
 def proposal_losses(
@@ -84,8 +76,8 @@ def proposal_losses(
 ) -> dict[str, Tensor]:
     """`objectness`, binary cross-entropy, and `proposals`, smooth L1 of the positives' boxes, both over the sampled
     anchors of all images."""
-    boxes, _, _ = batch.truth
-    index = IoUAssigner(settings.high, settings.low, rescue=True)(anchors, boxes, batch.valid)
+    boxes, _, valid = batch.truth
+    index = IoUAssigner(settings.high, settings.low, rescue=True)(anchors, boxes, valid)
     image, anchor = sample(index, settings.samples, settings.positives)
     logits = torch.cat([flatten_map(m, 1) for m in output.classes], 1)[image, anchor, 0]
     positive = index[image, anchor] >= 0

@@ -6,10 +6,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from cvops.models.head.point import HEAT_BIAS
 from cvops.nn import ConvNormAct
 from cvops.ops import corner_pool
 
-HEAT_BIAS = -2.19  # probability 0.1 of every class at the start (Law and Deng 2018's code)
 Directions = tuple[str, str]  # of `corner_pool`, the vertical one first
 
 

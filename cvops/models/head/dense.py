@@ -92,3 +92,13 @@ class DenseHead(nn.Module):
             if self.centerness is not None:
                 quality.append(self.centerness(y))
         return DenseOutput(classes, codes, quality if self.centerness is not None else None)
+
+
+def mmdet_towers(convs: int, levels: int) -> dict[str, str]:
+    """mmdetection's names of the towers and of the scales of levels."""
+    paths = {f"bbox_head.scales.{i}": f"head.scales.{i}" for i in range(levels)}
+    for theirs, ours in (("cls_convs", "class_tower"), ("reg_convs", "box_tower")):
+        for i in range(convs):
+            paths[f"bbox_head.{theirs}.{i}.conv"] = f"head.{ours}.{i}.conv"
+            paths[f"bbox_head.{theirs}.{i}.gn"] = f"head.{ours}.{i}.norm"
+    return paths

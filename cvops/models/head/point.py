@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from cvops.nn import ConvNormAct
 
-HEAT_BIAS = -2.19  # of the class logits at first: a score of 0.1
+HEAT_BIAS = -2.19  # probability 0.1 of every class at the start (Law and Deng 2018's code)
 
 
 class PointOutput(NamedTuple):

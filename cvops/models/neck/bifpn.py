@@ -1,6 +1,5 @@
 """Bidirectional feature pyramid: the neck of EfficientDet."""
 
-import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -8,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cvops.nn import ConvNormAct, Norm, Padding, Pool2d, SeparableConvNormAct, make_activation
-from cvops.ops.depthwise_conv2d import DepthwiseConv2d
+from cvops.nn import ConvNormAct, Norm, Padding, Pool2d, SeparableConvNormAct, init_glorot, make_activation
 
 Fusion = Literal["fast", "sum"]
 EPS = 1e-4  # of the normalisation (Tan et al. 2020, section 3.3)
@@ -165,17 +163,3 @@ def lateral(in_channels: int, channels: int, norm: Norm, bias: bool) -> nn.Modul
     if in_channels == channels:
         return nn.Identity()
     return ConvNormAct(in_channels, channels, norm=norm, act=None, bias=bias)
-
-
-def init_glorot(module: nn.Module) -> None:
-    """Convolutions uniform with variance 2 / (fan_in + fan_out), counted in one group, and biases 0: TensorFlow's
-    default, which the original starts the pyramid with."""
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d | DepthwiseConv2d):
-            channels_out, channels_in, height, width = layer.weight.shape
-            groups = layer.channels if isinstance(layer, DepthwiseConv2d) else layer.groups
-            fans = height * width * (channels_in + channels_out // groups)
-            limit = math.sqrt(6 / fans)
-            nn.init.uniform_(layer.weight, -limit, limit)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
