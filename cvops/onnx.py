@@ -18,6 +18,7 @@ from cvops.ops.corner_pool import DIRECTIONS
 from cvops.ops.depthwise_conv2d import ACTIVATIONS
 
 if TYPE_CHECKING:
+    from torch.export import ExportedProgram
     from torch.onnx import ONNXProgram
 
 OPSET = 20
@@ -31,7 +32,7 @@ _LARGEST_SIZE = 1 << 14  # pixels
 
 
 def export(
-    model: nn.Module,
+    model: "nn.Module | ExportedProgram",
     args: tuple[Any, ...],
     path: str | os.PathLike[str] | None = None,
     *,
@@ -42,11 +43,11 @@ def export(
 ) -> "ONNXProgram":
     """Exports what `model` computes in eval mode to ONNX, its cvops ops as standard operators.
 
-    model: any module, of the zoo or not; its mode is left as it was.
+    model: any module, of the zoo or not; its mode is left as it was. Or what `torch.export.export` captured of one.
     args: example inputs, a tuple.
     path: the file to write; weights above 2 GB go into a file beside it. None: write nothing.
     dynamic_shapes: sizes that stay free: for each input {dimension: name}, as `torch.onnx.export` takes them. All
-        others are those of `args`.
+        others are those of `args`. A captured program has its own.
     input_names, output_names: names in the graph, in order.
     opset: version of the standard operators, at least 18.
 
@@ -68,11 +69,11 @@ def export(
         raise ModuleNotFoundError(
             f"export to ONNX needs {error.name}: pip install 'cvops[export]'", name=error.name
         ) from error
-    modes = [(module, module.training) for module in model.modules()]
+    modes = [(module, module.training) for module in model.modules()] if isinstance(model, nn.Module) else []
     try:
         with torch.no_grad():
             program = torch.onnx.export(
-                model.eval(),
+                model.eval() if isinstance(model, nn.Module) else model,
                 args,
                 dynamo=True,
                 dynamic_shapes=dynamic_shapes,

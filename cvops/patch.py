@@ -53,8 +53,8 @@ def torchvision() -> Patch:
     eager, scripted and traced code) and the functions batched_nms, box_iou, generalized_ / distance_ /
     complete_box_iou, the three IoU losses, sigmoid_focal_loss, drop_block2d / 3d, stochastic_depth and the pooling of
     MultiScaleRoIAlign. Signatures, module classes and errors for bad input stay torchvision's. A call that cvops does
-    not take (quantized tensors, TorchScript tracing, focal loss with gamma 0, an unusual argument) runs torchvision's own
-    code.
+    not take (quantized tensors, TorchScript tracing, focal loss with gamma 0, an unusual argument) runs torchvision's
+    own code.
 
     Differences on purpose: batched_nms compares groups by id, NaN boxes are never kept, IoU of two empty boxes is 0,
     a RoI with a batch index outside of the batch is an error instead of a read of foreign memory, and random masks are
@@ -218,7 +218,7 @@ def _takes_pairs(boxes1: Tensor, boxes2: Tensor, reduction: str = "none", eps: f
 def _takes_focal(
     inputs: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2, reduction: str = "none"
 ) -> bool:
-    """With gamma 0 it is cross entropy, which callers compare with torch's to the last bit; torchvision's computes it."""
+    """With gamma 0 it is cross entropy, which callers compare with torch's to the last bit: torchvision's own code."""
     fits = inputs.shape == targets.shape and inputs.dtype == targets.dtype and inputs.is_floating_point()
     return fits and reduction in _REDUCTIONS and gamma > 0
 

@@ -75,11 +75,25 @@ losses, assigner and box code are fields of `model.config`, so `create_model(nam
 That is FCOS on MobileNetV2 after 300 steps: AP50 0.93 on 100 scenes of other digits and photographs; SSDLite has 0.85
 after 450 steps, seven minutes on two cores.
 
+AP is the mean over IoU 0.50 to 0.95 in per cent on COCO val2017, and where it says so on test-dev, or mean AP50 on VOC
+2007; as their publishers state them, nothing was measured again. The abstracts of the key-point detectors speak of
+their best, over several scales.
+
 Publishers number classes in other ways than from 0: torchvision's RetinaNet and FCOS have COCO's category ids
 themselves (91 classes), its two-stage detectors and SSD, and EfficientDet, the ids less 1 (90), YOLOv4 and the
 key-point detectors the 80 in use. `cvops.data.coco_classes(num_classes)` names them.
 """
 TASKS = {"classification": CLASSIFICATION_HEAD, "detection": DETECTION_HEAD}
+EXPORTS_HEAD = """### Export
+
+`tests/detection/test_detector_onnx.py` exports small variants of these detectors with batch, height and width free,
+runs them at two sizes and batches, and compares with eager: as many detections with the same labels in the same order,
+and boxes and scores at most this far apart, with random weights. ONNX Runtime and OpenVINO read the file that
+`cvops.onnx.export` writes; `torch.export` is the program that it is made of. Sides must be above the largest stride, as
+`torch.export` takes a map of one pixel as fixed. Every other family goes through `torch.export` in
+`tests/detection/test_detector_contract.py`. OpenVINO reads no deformable convolution, so of the CenterNets of points it
+runs those without.
+"""
 
 
 def entry(name: str) -> str:
@@ -131,8 +145,9 @@ def build_zoo() -> str:
         parts.append(head)
         for family in dict.fromkeys(info.family for info in infos if info.task == task):
             members = [info for info in infos if info.family == family]
-            rows = classifier_rows(members, links) if task == "classification" else detector_rows(members)
+            rows = classifier_rows(members, links) if task == "classification" else detector_rows(members, links)
             parts.append(f"### {family}\n\n{members[0].paper}\n\n" + "\n".join(rows) + "\n")
+    parts.append(EXPORTS_HEAD + "\n" + "\n".join(export_rows()) + "\n")
     return "\n".join(parts) + "\n" + "\n".join(f"[{name}]: {url}" for url, name in links.items()) + "\n"
 
 
@@ -150,11 +165,26 @@ def classifier_rows(members: list[ModelInfo], links: dict[str, str]) -> list[str
     return rows
 
 
-def detector_rows(members: list[ModelInfo]) -> list[str]:
-    rows = ["| model | parameters | classes | input | checkpoints of |", "|---|---:|---:|---|---|"]
+def detector_rows(members: list[ModelInfo], links: dict[str, str]) -> list[str]:
+    rows = ["| model | parameters | classes | input | AP | checkpoints of |", "|---|---:|---:|---|---|---|"]
     for info in members:
-        classes = info.config.num_classes
-        rows.append(f"| `{info.name}` | {info.parameters:,} | {classes} | {info.preprocess} | {publishers(info)} |")
+        rows.append(
+            f"| `{info.name}` | {info.parameters:,} | {info.config.num_classes} | {info.preprocess} "
+            f"| {accuracy(info.accuracy, links)} | {publishers(info)} |"
+        )
+    return rows
+
+
+def export_rows() -> list[str]:
+    exports = json.loads((FOLDER / "exports.json").read_text())
+    runtimes = [key for key in next(iter(exports.values())) if key != "settings"]
+    rows = [f"| model | settings | {' | '.join(runtimes)} |", "|---|---|" + "---|" * len(runtimes)]
+    for name, row in exports.items():
+        settings = ", ".join(f"{key}={value!r}" for key, value in ({"num_classes": 4} | row["settings"]).items())
+        cells = [
+            f"{boxes:.0e} px, {scores:.0e}" if boxes or scores else "equal" for boxes, scores in map(row.get, runtimes)
+        ]
+        rows.append(f"| `{name}` | `{settings}` | {' | '.join(cells)} |")
     return rows
 
 
@@ -244,7 +274,7 @@ def plotted() -> list[tuple[str, ModelInfo]]:
 
 def picture_data() -> str:
     """What the picture shows, as text; it is kept inside the picture's file."""
-    return json.dumps([[info.name, info.parameters, info.macs, info.accuracy.top1] for _, info in plotted()])  # type: ignore[union-attr]
+    return json.dumps([[info.name, info.parameters, info.macs, info.accuracy.value] for _, info in plotted()])  # type: ignore[union-attr]
 
 
 def draw(path: Path) -> None:
@@ -259,7 +289,7 @@ def draw(path: Path) -> None:
     points = []
     colours: dict[str, str] = {}
     for family, group in groupby(plotted(), key=lambda item: item[1].family):
-        members = [(text, info.macs / 1e9, info.accuracy.top1, info.parameters / 1e6) for text, info in group]  # type: ignore[union-attr,operator]
+        members = [(text, info.macs / 1e9, info.accuracy.value, info.parameters / 1e6) for text, info in group]  # type: ignore[union-attr,operator]
         _, x, y, size = zip(*members, strict=True)
         colour = colours[family] = COLOURS.get(family, INK)
         if family in SERIES:

@@ -187,8 +187,8 @@ def test_deform_conv_names_what_is_wrong():
             BAD["deform offset"]()
         with pytest.raises(RuntimeError, match=r"mask\.shape\[1\] is not valid"):
             BAD["deform mask"]()
-        with pytest.raises(RuntimeError, match=r"mask\.shape\[1\] is not valid"):  # shapes go before dtypes
-            mask = torch.rand(1, 2, 3, 3, dtype=torch.float64)
+        mask = torch.rand(1, 2, 3, 3, dtype=torch.float64)  # shapes go before dtypes
+        with pytest.raises(RuntimeError, match=r"mask\.shape\[1\] is not valid"):
             ops.deform_conv2d(maps(1, 1, 5, 5), torch.rand(1, 18, 3, 3), maps(1, 1, 3, 3), mask=mask)
 
 

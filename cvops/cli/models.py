@@ -36,7 +36,7 @@ def models(
         table.add_column("M params", justify="right")
         table.add_column("GMACs", justify="right", min_width=7)
         table.add_column("input px", justify="right")
-        table.add_column("top-1 %, by whom", min_width=16)
+        table.add_column("top-1 / AP %, by whom", min_width=16)
         table.add_column("checkpoints of", min_width=16)
         for info in members:
             table.add_row(

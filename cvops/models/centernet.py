@@ -8,7 +8,7 @@ from torch import nn
 
 from cvops.models.backbone.dla import DLA34_CHANNELS, DLANet, authors_dla
 from cvops.models.backbone.hourglass import BLOCKS, HourglassNet, authors_hourglass
-from cvops.models.config import Paper
+from cvops.models.config import Accuracy, Paper
 from cvops.models.detection import ImageTransform
 from cvops.models.detector import BackboneConfig, detector_variant
 from cvops.models.head.point import PointHead
@@ -69,10 +69,17 @@ _HOURGLASS104 = CenterNetConfig(
     transform=replace(INPUT, divisor=128),
 )
 
+
+def _by_authors(ap: float) -> Accuracy:
+    """Of one scale, without flipping; for DLA-34 that of the longer schedule."""
+    url = "https://github.com/xingyizhou/CenterNet/blob/master/readme/MODEL_ZOO.md"
+    return Accuracy(ap, "authors", url, metric="AP")
+
+
 VARIANTS = {
-    "centernet_resnet18_dcn": detector_variant(_RESNET18, 14_437_349),
-    "centernet_dla34": detector_variant(_DLA34, 19_675_892),
-    "centernet_hourglass104": detector_variant(_HOURGLASS104, 191_284_008),
+    "centernet_resnet18_dcn": detector_variant(_RESNET18, 14_437_349, accuracy=_by_authors(28.1)),
+    "centernet_dla34": detector_variant(_DLA34, 19_675_892, accuracy=_by_authors(37.4)),
+    "centernet_hourglass104": detector_variant(_HOURGLASS104, 191_284_008, accuracy=_by_authors(40.3)),
 }
 
 # --- assembly ---------------------------------------------------------------------------------------------------------

@@ -53,17 +53,31 @@ class Preprocess:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """A published top-1 accuracy on the 50,000 validation images of ImageNet-1k, in per cent, of one network and one
-    crop of the variant's size (of `size` pixels where that differs). `source` says who published it, for which weights
-    if there are several, `url` where."""
+    """A published accuracy of one network, in per cent, at the variant's size (`size` pixels where that differs).
+    `source` says who published it, for which weights if there are several, `url` where. `metric`:
 
-    top1: float
+    - `top-1` on the 50,000 validation images of ImageNet-1k, one crop;
+    - `AP`, the mean over IoU 0.50 to 0.95, on COCO val2017 unless `source` names another part;
+    - `AR@1000`, average recall of 1,000 proposals on COCO val2017; `VOC07`, mean AP50 on the test images of VOC 2007.
+    """
+
+    value: float
     source: str
     url: str
     size: int | None = None
+    metric: Literal["top-1", "AP", "AR@1000", "VOC07"] = "top-1"
 
     def __str__(self) -> str:
-        return f"{self.top1:.1f} {self.source}" + (f" at {self.size} px" if self.size is not None else "")
+        metric = f" {self.metric}" if self.metric not in ("top-1", "AP") else ""
+        size = f" at {self.size} px" if self.size is not None else ""
+        return f"{self.value:.1f}{metric} {self.source}{size}"
+
+
+def coco_by_torchvision(ap: float) -> Accuracy:
+    """What torchvision publishes for its COCO weights of a detector: their `meta`, and this page."""
+    page = "https://docs.pytorch.org/vision/stable/models.html"
+    url = f"{page}#table-of-all-available-object-detection-weights"
+    return Accuracy(ap, "torchvision COCO_V1", url, metric="AP")
 
 
 def by_torchvision(top1: float) -> Accuracy:

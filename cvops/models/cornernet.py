@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cvops.models.backbone.hourglass import mmdet_hourglass
-from cvops.models.config import IMAGENET_MEAN, IMAGENET_STD, Paper
+from cvops.models.config import IMAGENET_MEAN, IMAGENET_STD, Accuracy, Paper
 from cvops.models.corner_detector import CornerDetector, CornerDetectorConfig, authors_modules
 from cvops.models.detector import detector_variant
 from cvops.models.head.corners import CornerPooling, PointPooling
@@ -29,6 +29,7 @@ PAPER = Paper(
 
 _PAPER = CornerNetConfig()
 _52 = replace(_PAPER, stacks=1)
+_BEST = Accuracy(42.2, "paper, abstract (test-dev)", PAPER.url, metric="AP")
 # Nobody's weights: for small data sets and for tests.
 _SMALL = replace(
     _52,
@@ -41,7 +42,7 @@ _SMALL = replace(
 )
 
 VARIANTS = {
-    "cornernet_hourglass104": detector_variant(_PAPER, 201_035_212),
+    "cornernet_hourglass104": detector_variant(_PAPER, 201_035_212, accuracy=_BEST),
     "cornernet_hourglass52": detector_variant(_52, 100_330_278),
     "cornernet_small": detector_variant(_SMALL, 2_008_390),
 }

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from cvops.models.config import ModelConfig
+from cvops.models.config import Accuracy, ModelConfig
 from cvops.models.detection import Detections, ImageBatch, ImageTransform, Target, suppress
 from cvops.models.detection.images import DEFAULT_INPUT
 from cvops.models.model import Backbone, FeatureInfo, Model
@@ -82,9 +82,10 @@ def detector_variant(
     parameters: int,
     aliases: tuple[str, ...] = (),
     packaged: PackagedWeights | NpmWeights | None = None,
+    accuracy: Accuracy | None = None,
 ) -> Variant:
     """A registered detector, which does its own preprocessing."""
-    return Variant(config, config.transform, parameters, aliases, packaged)
+    return Variant(config, config.transform, parameters, aliases, packaged, accuracy=accuracy)
 
 
 Raw = TypeVar("Raw")

@@ -5,7 +5,7 @@ to the layers. Losses and postprocessing are `dense_detector.py`, the neck is `n
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from cvops.models.config import Paper
+from cvops.models.config import Accuracy, Paper
 from cvops.models.dense_detector import DenseDetector, DenseDetectorConfig
 from cvops.models.detection import AnchorGrid, BoxLoss, DeltaCoder, ImageTransform, IoUAssigner
 from cvops.models.detector import detector_variant
@@ -76,7 +76,7 @@ PAPER = Paper(
 
 @dataclass(frozen=True)
 class Size:
-    """A row of table 1 of the paper; `pixels` is the side of the input. `parameters` are of Google's networks,
+    """A row of table 1 of the paper; `pixels` is the side of the input. `parameters` and `ap` are of Google's networks,
     `torch_parameters` of effdet's own."""
 
     backbone: str
@@ -85,6 +85,7 @@ class Size:
     cells: int
     head_convs: int
     parameters: int
+    ap: float
     torch_parameters: int | None = None
     levels: int = 5
     fusion: Fusion = "fast"
@@ -93,16 +94,17 @@ class Size:
 
 # From D6 on maps are fused by plain sums, for the sake of stable training; that, and the larger anchors of D7 and the
 # sixth level of D7x, are Google's configuration (google/automl, efficientdet/hparams_config.py).
+README = "https://github.com/google/automl/blob/master/efficientdet/README.md"
 SIZES = {
-    "d0": Size("efficientnet_b0", 512, 64, 3, 3, 3_880_067, 3_877_763),
-    "d1": Size("efficientnet_b1", 640, 88, 4, 3, 6_625_898, 6_622_026),
-    "d2": Size("efficientnet_b2", 768, 112, 5, 3, 8_097_039),
-    "d3": Size("efficientnet_b3", 896, 160, 6, 4, 12_032_296),
-    "d4": Size("efficientnet_b4", 1024, 224, 7, 4, 20_723_675),
-    "d5": Size("efficientnet_b5", 1280, 288, 7, 4, 33_653_315),
-    "d6": Size("efficientnet_b6", 1280, 384, 8, 5, 51_871_782, fusion="sum"),
-    "d7": Size("efficientnet_b6", 1536, 384, 8, 5, 51_871_782, fusion="sum", anchor_scale=5.0),
-    "d7x": Size("efficientnet_b7", 1536, 384, 8, 5, 77_147_166, levels=6, fusion="sum"),
+    "d0": Size("efficientnet_b0", 512, 64, 3, 3, 3_880_067, 34.3, 3_877_763),
+    "d1": Size("efficientnet_b1", 640, 88, 4, 3, 6_625_898, 40.2, 6_622_026),
+    "d2": Size("efficientnet_b2", 768, 112, 5, 3, 8_097_039, 43.5),
+    "d3": Size("efficientnet_b3", 896, 160, 6, 4, 12_032_296, 46.8),
+    "d4": Size("efficientnet_b4", 1024, 224, 7, 4, 20_723_675, 49.3),
+    "d5": Size("efficientnet_b5", 1280, 288, 7, 4, 33_653_315, 51.2),
+    "d6": Size("efficientnet_b6", 1280, 384, 8, 5, 51_871_782, 52.1, fusion="sum"),
+    "d7": Size("efficientnet_b6", 1536, 384, 8, 5, 51_871_782, 53.4, fusion="sum", anchor_scale=5.0),
+    "d7x": Size("efficientnet_b7", 1536, 384, 8, 5, 77_147_166, 54.4, levels=6, fusion="sum"),
 }
 
 
@@ -128,7 +130,8 @@ def _variants() -> dict[str, Variant]:
                 conv_bias=padding == "same",
                 transform=ImageTransform("letterbox", (size.pixels, size.pixels), divisor=4 * 2**size.levels),
             )
-            variants[f"{prefix}efficientdet_{name}"] = detector_variant(config, parameters)
+            published = Accuracy(size.ap, "Google", README, metric="AP") if padding == "same" else None
+            variants[f"{prefix}efficientdet_{name}"] = detector_variant(config, parameters, accuracy=published)
     return variants
 
 

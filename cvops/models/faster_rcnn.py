@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from cvops.models import rpn
+from cvops.models.config import coco_by_torchvision
 from cvops.models.detector import detector_variant
 from cvops.models.head import BoxHead, RegionPool, RPNHead
-from cvops.models.registry import Family, Variant, register
+from cvops.models.registry import Family, register
 from cvops.models.roi_detector import RoIDetector, RoIDetectorConfig
 from cvops.models.weights import KeyMap
 
@@ -41,11 +42,9 @@ _TORCHVISION = replace(
 )
 
 VARIANTS = {
-    "fasterrcnn_resnet50_fpn": detector_variant(_TORCHVISION, 41_755_286),
+    "fasterrcnn_resnet50_fpn": detector_variant(_TORCHVISION, 41_755_286, accuracy=coco_by_torchvision(37.0)),
     "fasterrcnn_resnet50_fpn_aligned": detector_variant(_LAST, 41_699_936),
-    "fasterrcnn_mobilenetv2_fpn": Variant(
-        replace(_LAST, backbone="mobilenetv2_100", norm=None), _LAST.transform, 19_194_528
-    ),
+    "fasterrcnn_mobilenetv2_fpn": detector_variant(replace(_LAST, backbone="mobilenetv2_100", norm=None), 19_194_528),
 }
 
 # --- assembly ---------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ and mmdetection give to its layers. Losses and postprocessing are `dense_detecto
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from cvops.models.config import Paper
+from cvops.models.config import Paper, coco_by_torchvision
 from cvops.models.dense_detector import DenseDetector, DenseDetectorConfig
 from cvops.models.detection import (
     AnchorGrid,
@@ -87,9 +87,11 @@ _ATSS = replace(
 )
 
 VARIANTS = {
-    "retinanet_resnet50_fpn": detector_variant(_TORCHVISION, 34_014_999),
+    "retinanet_resnet50_fpn": detector_variant(_TORCHVISION, 34_014_999, accuracy=coco_by_torchvision(36.4)),
     "retinanet_resnet50_fpn_v2": detector_variant(
-        replace(_TORCHVISION, norm="batch", extra="c5", head_norm="group", box_loss="giou"), 38_198_935
+        replace(_TORCHVISION, norm="batch", extra="c5", head_norm="group", box_loss="giou"),
+        38_198_935,
+        accuracy=coco_by_torchvision(41.5),
     ),
     "retinanet_resnet50_fpn_c5": detector_variant(_PAPER, 37_915_572),
     "retinanet_resnet50_fpn_atss": detector_variant(_ATSS, 32_242_202),

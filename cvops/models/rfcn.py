@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from cvops.models.config import Paper
+from cvops.models.config import Accuracy, Paper
 from cvops.models.detection import AnchorGrid, ImageTransform, ProposalSettings, anchor_shapes
 from cvops.models.detector import BackboneConfig, detector_variant
 from cvops.models.head import PositionSensitiveHead, RPNHead
@@ -56,9 +56,16 @@ RATIOS = (0.5, 1.0, 2.0)
 RPN_CHANNELS = 512
 
 _CONFIG = RFCNConfig()
+
+
+def _by_authors(mean_ap: float) -> Accuracy:
+    """Trained on VOC 2007 and 2012."""
+    return Accuracy(mean_ap, "authors, 07+12", "https://github.com/daijifeng001/R-FCN", metric="VOC07")
+
+
 VARIANTS = {
-    "rfcn_resnet101": detector_variant(_CONFIG, 50_493_174),
-    "rfcn_resnet50": detector_variant(replace(_CONFIG, backbone="resnet50"), 31_553_270),
+    "rfcn_resnet101": detector_variant(_CONFIG, 50_493_174, accuracy=_by_authors(79.5)),
+    "rfcn_resnet50": detector_variant(replace(_CONFIG, backbone="resnet50"), 31_553_270, accuracy=_by_authors(77.4)),
 }
 
 # --- assembly ---------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cvops.models.config import Paper
+from cvops.models.config import Accuracy, Paper
 from cvops.models.detection import (
     AnchorGrid,
     DenseOutput,
@@ -77,7 +77,13 @@ SIZES = (32, 64, 128, 256, 512)
 RATIOS = (0.5, 1.0, 2.0)
 
 _CONFIG = RPNConfig()
-VARIANTS = {"rpn_resnet50_fpn": detector_variant(_CONFIG, 27_393_231)}
+_MMDETECTION = Accuracy(
+    58.2,
+    "mmdetection",
+    "https://github.com/open-mmlab/mmdetection/blob/main/configs/rpn/metafile.yml",
+    metric="AR@1000",
+)
+VARIANTS = {"rpn_resnet50_fpn": detector_variant(_CONFIG, 27_393_231, accuracy=_MMDETECTION)}
 
 # --- assembly ---------------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cvops.models.backbone.vgg import BLOCKS, VGG16SSD
-from cvops.models.config import IMAGENET_MEAN, IMAGENET_STD, Paper
+from cvops.models.config import IMAGENET_MEAN, IMAGENET_STD, Accuracy, Paper, coco_by_torchvision
 from cvops.models.detection import (
     AnchorGrid,
     DeltaCoder,
@@ -131,10 +131,13 @@ _LITE = replace(
 )
 
 VARIANTS = {
-    "ssd300_vgg16": detector_variant(_VGG, 35_641_826),
+    "ssd300_vgg16": detector_variant(_VGG, 35_641_826, accuracy=coco_by_torchvision(25.1)),
     "ssd300_mobilenetv2": detector_variant(_MOBILE, 16_119_476),
 }
-LITE_VARIANTS = {"ssdlite320_mobilenetv2": detector_variant(_LITE, 4_228_788)}
+_MMDETECTION = Accuracy(
+    21.3, "mmdetection", "https://github.com/open-mmlab/mmdetection/blob/main/configs/ssd/metafile.yml", metric="AP"
+)
+LITE_VARIANTS = {"ssdlite320_mobilenetv2": detector_variant(_LITE, 4_228_788, accuracy=_MMDETECTION)}
 
 # --- assembly ---------------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cvops.models.backbone import CSPDarknet
 from cvops.models.backbone.cspdarknet import CHANNELS, DEPTHS, STEM
-from cvops.models.config import Paper
+from cvops.models.config import Accuracy, Paper
 from cvops.models.darknet import DarknetLayout, read_darknet
 from cvops.models.detection import (
     AnchorGrid,
@@ -100,13 +100,14 @@ LEVELS = (2, 3, 4)  # C3 to C5 among the maps of CSPDarknet
 
 _PAPER = YOLOv4Config()
 _SAM_MISH = replace(_PAPER, attention=True, neck_act="mish", transform=replace(INPUT, size=(512, 512)))
+_AUTHORS = Accuracy(43.5, "authors, test-dev", "https://github.com/AlexeyAB/darknet", metric="AP")
 # Nobody's weights: for small data sets and for tests.
 _QUARTER = replace(
     _PAPER, stem=8, channels=(16, 32, 64, 128, 256), depths=(1, 1, 2, 2, 1), transform=replace(INPUT, size=(256, 256))
 )
 
 VARIANTS = {
-    "yolov4": detector_variant(_PAPER, 64_363_101),
+    "yolov4": detector_variant(_PAPER, 64_363_101, accuracy=_AUTHORS),
     "yolov4_sam_mish": detector_variant(_SAM_MISH, 65_742_941),
     "yolov4_quarter": detector_variant(_QUARTER, 3_316_501),
 }

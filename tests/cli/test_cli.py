@@ -138,7 +138,7 @@ def test_models_lists_and_filters(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "models", "tf_*lite0", "--json")
     (row,) = json.loads(out)
     assert (row["name"], row["parameters"]) == ("tf_efficientnet_lite0", 4_652_008)
-    assert (row["macs"], row["accuracy"]["top1"]) == (385_187_552, 75.1)
+    assert (row["macs"], row["accuracy"]["value"]) == (385_187_552, 75.1)
     code, _, err = run(capsys, "models", "mobilenet_v3")
     assert code == 2
     assert "no model matches 'mobilenet_v3'" in err

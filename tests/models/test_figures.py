@@ -138,7 +138,7 @@ def test_figures_are_there_and_accuracies_have_sources(name: str) -> None:
     if published is None:
         assert name.startswith(("amoebanet_a_4", "amoebanet_d", "tf_amoebanet", "efficientnet_", "mobilenetv3"))
         return
-    assert 50 < published.top1 < 90
+    assert 50 < published.value < 90
     assert published.url.startswith("https://")
     if published.source.startswith("torchvision"):
         theirs = {
@@ -148,8 +148,27 @@ def test_figures_are_there_and_accuracies_have_sources(name: str) -> None:
         }
         weights = torchvision.models.get_model_weights(theirs.get(name, name))
         assert published.source == "torchvision IMAGENET1K_V1"
-        assert published.top1 == weights.IMAGENET1K_V1.meta["_metrics"]["ImageNet-1K"]["acc@1"]
+        assert published.value == weights.IMAGENET1K_V1.meta["_metrics"]["ImageNet-1K"]["acc@1"]
         assert round(info.macs / 1e9, 3) == weights.IMAGENET1K_V1.meta["_ops"]
+
+
+@pytest.mark.parametrize("name", cvops.list_models(task="detection"))
+def test_accuracies_of_detectors_have_sources(name: str) -> None:
+    published = cvops.model_info(name).accuracy
+    if published is None:
+        return
+    assert published.metric in ("AP", "AR@1000", "VOC07")
+    assert 20 < published.value < 80
+    assert published.url.startswith("https://")
+    if published.source.startswith("torchvision"):
+        weights = torchvision.models.get_model_weights(name).COCO_V1
+        assert published.source == "torchvision COCO_V1"
+        assert published.value == weights.meta["_metrics"]["COCO-val2017"]["box_map"]
+
+
+def test_every_detector_of_torchvision_has_its_accuracy() -> None:
+    found = [info.accuracy for info in map(cvops.model_info, cvops.list_models(task="detection"))]
+    assert sum(a is not None and a.source == "torchvision COCO_V1" for a in found) == 5
 
 
 def test_picture_shows_today_s_figures() -> None:
