@@ -17,6 +17,7 @@ import re
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,13 +42,15 @@ class Group:
 @dataclass
 class Contest:
     """A case made concrete on a device. `bytes`: each input and each output once (the memory floor). `flops`: multiply-
-    adds count two (the arithmetic floor); 0 where arithmetic is not what a call is made of."""
+    adds count two (the arithmetic floor); 0 where arithmetic is not what a call is made of. `around` is what cvops runs
+    in and is not timed, as it is entered once by those who use it."""
 
     cvops: Call
     peers: dict[str, Call]
     bytes: int
     agree: Callable[[Any, Any], None] | None = None  # None: assert_close with the default tolerances
     flops: float = 0.0
+    around: Callable[[], AbstractContextManager[Any]] = nullcontext
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,8 @@ def compare(case: Case, device: str, drive: Callable[[Call, Call, int], None], r
     """Checks agreement, then times. `drive(run_cvops, run_peers, rounds)` runs the two alternately, peers first."""
     contest = case.make(device)
     calls = {**contest.peers, "cvops": contest.cvops}
-    answer = contest.cvops()
+    with contest.around():
+        answer = contest.cvops()
     agree = contest.agree or torch.testing.assert_close
     for name, peer in contest.peers.items():
         try:
@@ -151,7 +155,13 @@ def compare(case: Case, device: str, drive: Callable[[Call, Call, int], None], r
         except AssertionError as error:
             raise AssertionError(f"{case}: cvops and {name} disagree, so nothing was timed: {error}") from None
     del answer
-    once = {name: min(seconds(call, 1, device) for _ in range(WARMUP)) for name, call in calls.items()}
+    around = {"cvops": contest.around}
+
+    def timed(name: str, repeat: int) -> float:
+        with around.get(name, nullcontext)():
+            return seconds(calls[name], repeat, device)
+
+    once = {name: min(timed(name, 1) for _ in range(WARMUP)) for name in calls}
     repeat = {name: max(1, round(SLICE_SECONDS / max(t, 1e-7))) for name, t in once.items()}
     expected = sum(once[name] * repeat[name] for name in calls)
     rounds = max(min(MIN_ROUNDS, rounds), min(rounds, int(BUDGET_SECONDS / expected)))
@@ -159,7 +169,7 @@ def compare(case: Case, device: str, drive: Callable[[Call, Call, int], None], r
 
     def measure(*names: str) -> None:
         for name in names:
-            times[name].append(seconds(calls[name], repeat[name], device))
+            times[name].append(timed(name, repeat[name]))
 
     drive(lambda: measure("cvops"), lambda: measure(*contest.peers), rounds)
     ours = times["cvops"]

@@ -130,18 +130,18 @@ def detector_contest(name: str, training: bool, device: str) -> Contest:
         sum(losses.values()).backward()
         return {key: value.detach() for key, value in losses.items()}
 
-    def patched(dtype: torch.dtype = torch.float32) -> Any:
-        with cvops.patch.torchvision():
-            return run(ours, dtype)
-
     if not training:
         for model in (ours, theirs):
             model.double()
-        detections_agree(patched(torch.float64), run(theirs, torch.float64), least=1)
+        with cvops.patch.torchvision():
+            found = run(ours, torch.float64)
+        detections_agree(found, run(theirs, torch.float64), least=1)
         for model in (ours, theirs):
             model.float()
 
-    return Contest(patched, {"torchvision": lambda: run(theirs)}, 0, losses_agree if training else detections_agree)
+    agree = losses_agree if training else detections_agree
+    peers = {"torchvision": lambda: run(theirs)}
+    return Contest(lambda: run(ours), peers, 0, agree, around=cvops.patch.torchvision)
 
 
 def classifier_contest(name: str, batch: int, training: bool, device: str) -> Contest:
