@@ -29,6 +29,7 @@ class Recipe:
 SMALL_PYRAMID = {"backbone": "mobilenetv2_035", "norm": None, "channels": 32}
 SMALL_HOURGLASS = {"channels": (32, 32, 48), "blocks": (1, 1, 1), "stem_channels": 16, "features": 32, "pooled": 16}
 RECIPES = {
+    "RPN": Recipe("rpn_resnet50_fpn", {**SMALL_PYRAMID, "iou_threshold": 0.5}, steps=80),
     "YOLOv4": Recipe("yolov4_quarter", {"depths": (1, 1, 1, 1, 1)}, rate=4e-3, steps=50),
     "CornerNet": Recipe("cornernet_small", SMALL_HOURGLASS, rate=3e-3),
     "CenterNet, triplets": Recipe("centernet_triplets_small", SMALL_HOURGLASS, rate=3e-3),
@@ -75,9 +76,12 @@ def scene(number: int, side: int) -> tuple[Tensor, dict[str, Tensor]]:
 def test_learns_a_few_images_by_heart(name: str) -> None:
     recipe = RECIPES[name]
     torch.manual_seed(0)
-    model = cvops.create_model(recipe.model, num_classes=3, **{"transform": {"size": (SIDE, SIDE)}, **recipe.settings})
+    classes = 1 if name == "RPN" else 3  # a region proposal network tells objects from background
+    settings = {"transform": {"size": (SIDE, SIDE)}, **recipe.settings}
+    model = cvops.create_model(recipe.model, num_classes=classes, **settings)
     scenes = [scene(number, SIDE) for number in range(4)]
-    images, targets = [image for image, _ in scenes], [target for _, target in scenes]
+    images = [image for image, _ in scenes]
+    targets = [{**target, "labels": target["labels"].clamp(max=classes - 1)} for _, target in scenes]
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.rate, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=recipe.steps, pct_start=0.2)
     history = []
