@@ -94,7 +94,8 @@ def test_large_ones_take_a_training_step(name: str) -> None:
     model = build(name).train()
     trained = {key: p for key, p in model.named_parameters() if p.requires_grad}
     before = {key: p.detach().clone() for key, p in trained.items()}
-    optimizer = torch.optim.SGD(trained.values(), lr=1e-6)
+    # By the sign of gradients, since batch norm over the few pixels that an hourglass leaves makes gradients of 1e18.
+    optimizer = torch.optim.Rprop(trained.values(), lr=1e-4)
     losses = model(IMAGES, targets_of(name))
     sum(losses.values()).backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in trained.values())  # some have layers to spare
