@@ -52,13 +52,17 @@ def export(
     opset: version of the standard operators, at least 18.
 
     Returns torch's `ONNXProgram`; its `model_proto` is the graph. Raises `ModuleNotFoundError` if onnxscript is not
-    installed, `ValueError` for a bad `args` or `opset`, and torch's `OnnxExporterError` for what cannot be exported.
+    installed, `ValueError` for a bad `args`, `opset` or `dynamic_shapes`, and torch's `OnnxExporterError` for what cannot
+    be exported.
 
     >>> layer = cvops.ops.DepthwiseConv2d(8, 3, padding="same")
     >>> program = export(layer, (torch.zeros(2, 8, 16, 16),), "layer.onnx", dynamic_shapes=({0: "batch"},))
     >>> [node.op_type for node in program.model.graph]
     ['Conv']
     """
+    network = model if isinstance(model, nn.Module) else None
+    if network is None and dynamic_shapes is not None:
+        raise ValueError("dynamic_shapes must be None for a captured program, which has its own")
     if not isinstance(args, tuple):
         raise ValueError(f"args must be a tuple of example inputs, got {type(args).__name__}")
     if opset < 18:
@@ -69,11 +73,11 @@ def export(
         raise ModuleNotFoundError(
             f"export to ONNX needs {error.name}: pip install 'cvops[export]'", name=error.name
         ) from error
-    modes = [(module, module.training) for module in model.modules()] if isinstance(model, nn.Module) else []
+    modes = [] if network is None else [(module, module.training) for module in network.modules()]
     try:
         with torch.no_grad():
             program = torch.onnx.export(
-                model.eval() if isinstance(model, nn.Module) else model,
+                model if network is None else network.eval(),
                 args,
                 dynamo=True,
                 dynamic_shapes=dynamic_shapes,

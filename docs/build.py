@@ -76,7 +76,8 @@ That is FCOS on MobileNetV2 after 300 steps: AP50 0.93 on 100 scenes of other di
 after 450 steps, seven minutes on two cores.
 
 AP is the mean over IoU 0.50 to 0.95 in per cent on COCO val2017, and where it says so on test-dev, or mean AP50 on VOC
-2007; as their publishers state them, nothing was measured again. The abstracts of the key-point detectors speak of
+2007, and for the region proposal network the average recall of 1,000 proposals; as their publishers state them, nothing
+was measured again. The abstracts of the key-point detectors speak of
 their best, over several scales.
 
 Publishers number classes in other ways than from 0: torchvision's RetinaNet and FCOS have COCO's category ids

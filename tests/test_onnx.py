@@ -293,5 +293,8 @@ def test_mistakes_are_named() -> None:
     layer = nn.Linear(2, 2)
     with pytest.raises(ValueError, match="args must be a tuple of example inputs, got Tensor"):
         cvops.onnx.export(layer, torch.zeros(1, 2))  # type: ignore[arg-type]
+    program = torch.export.export(nn.ReLU(), (torch.zeros(2),))
+    with pytest.raises(ValueError, match="dynamic_shapes must be None for a captured program"):
+        cvops.onnx.export(program, (torch.zeros(2),), dynamic_shapes=({0: "batch"},))
     with pytest.raises(ValueError, match="opset must be 18 or more, got 11"):
         cvops.onnx.export(layer, (torch.zeros(1, 2),), opset=11)

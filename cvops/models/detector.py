@@ -80,12 +80,12 @@ class BackboneConfig(DetectorConfig):
 def detector_variant(
     config: DetectorConfig,
     parameters: int,
-    aliases: tuple[str, ...] = (),
+    *,
     packaged: PackagedWeights | NpmWeights | None = None,
     accuracy: Accuracy | None = None,
 ) -> Variant:
     """A registered detector, which does its own preprocessing."""
-    return Variant(config, config.transform, parameters, aliases, packaged, accuracy=accuracy)
+    return Variant(config, config.transform, parameters, packaged=packaged, accuracy=accuracy)
 
 
 Raw = TypeVar("Raw")

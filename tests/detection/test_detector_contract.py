@@ -6,23 +6,18 @@ from dataclasses import replace
 
 import pytest
 import torch
-from detection.test_detector_onnx import EXPORTED
+from detection.test_detector_onnx import EXPORTED, Detect
 
 import cvops
 from cvops.models.detector import Detector
 
 INFOS = [cvops.model_info(name) for name in cvops.list_models(task="detection")]
-# The smallest model of each family.
-NAMES = [
-    min((info for info in INFOS if info.family == family), key=lambda info: info.parameters).name
-    for family in dict.fromkeys(info.family for info in INFOS)
-]
-# And the largest, with the one CenterNet that is built in another way.
-LARGE = [
-    max((info for info in INFOS if info.family == family), key=lambda info: info.parameters).name
-    for family in dict.fromkeys(info.family for info in INFOS)
-]
-LARGE = [name for name in [*LARGE, "centernet_dla34"] if name not in NAMES]
+BY_FAMILY: dict[str, list[str]] = {}  # from the smallest to the largest
+for info in sorted(INFOS, key=lambda info: info.parameters):
+    BY_FAMILY.setdefault(info.family, []).append(info.name)
+NAMES = [names[0] for names in BY_FAMILY.values()]
+# And the one CenterNet that is built in another way than the largest.
+LARGE = [*(names[-1] for names in BY_FAMILY.values() if len(names) > 1), "centernet_dla34"]
 
 
 @functools.lru_cache(maxsize=1)
@@ -174,15 +169,7 @@ def test_export_gives_the_same_detections_at_another_size(name: str) -> None:
         height, width = (divisor * torch.export.Dim(axis, min=2, max=64) for axis in ("height", "width"))
         shapes |= {2: height, 3: width}
 
-    class Detect(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            return tuple(self.model.detect(pixels))
-
-    program = torch.export.export(Detect(), (first,), dynamic_shapes=(shapes,)).module()
+    program = torch.export.export(Detect(model), (first,), dynamic_shapes=(shapes,)).module()
     others = [first] if fixed else [first, torch.rand(1, 3, *(side * divisor for side in sides[1]))]
     for pixels in others:
         with torch.no_grad():

@@ -27,6 +27,11 @@ DTYPES = list(TOLERANCE)
 GAMMAS = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0]
 EXTREMES = [-1e30, -1e4, -200.0, -100.0, -88.0, -87.0, -30.0, 0.0, 30.0, 87.0, 88.0, 100.0, 200.0, 1e4, 1e30]
 INF, NAN = float("inf"), float("nan")
+REFERENCES = {
+    sigmoid_focal_loss: reference_sigmoid_focal_loss,
+    gaussian_focal_loss: reference_gaussian_focal_loss,
+    softmax_focal_loss: reference_softmax_focal_loss,
+}
 
 
 def close(a, b, dtype=None, scale=1):
@@ -37,6 +42,16 @@ def close(a, b, dtype=None, scale=1):
 def hard(*shape, dtype=torch.float32, device="cpu"):
     x = (torch.randn(shape, dtype=torch.float64) * 4).to(device, dtype)
     return x, (torch.rand(shape) < 0.2).to(device, dtype)
+
+
+def pairs(labels, index):
+    """(function, targets): every loss with what it takes."""
+    return [
+        (sigmoid_focal_loss, labels),
+        (sigmoid_focal_loss, index),
+        (gaussian_focal_loss, labels),
+        (softmax_focal_loss, index),
+    ]
 
 
 def gradient(function, inputs, *args, **kwargs):
@@ -461,18 +476,8 @@ def test_threads_do_not_change_bits():
     before = torch.get_num_threads()
     for threads in (1, 2, 4):
         torch.set_num_threads(threads)
-        results.append(
-            [
-                out
-                for function, targets in (
-                    (sigmoid_focal_loss, t),
-                    (sigmoid_focal_loss, index),
-                    (gaussian_focal_loss, t),
-                    (softmax_focal_loss, index),
-                )
-                for out in (function(x, targets, reduction="sum"), gradient(function, x, targets))
-            ]
-        )
+        found = [(f(x, targets, reduction="sum"), gradient(f, x, targets)) for f, targets in pairs(t, index)]
+        results.append([out for both in found for out in both])
     torch.set_num_threads(before)
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
@@ -501,12 +506,7 @@ def test_backward_saves_only_logits_and_targets(reduction, device):
     x, t = hard(50, 80, device=device)
     index = torch.randint(0, 80, (50,), device=device)
     x.requires_grad_()
-    for function, targets in (
-        (sigmoid_focal_loss, t),
-        (sigmoid_focal_loss, index),
-        (gaussian_focal_loss, t),
-        (softmax_focal_loss, index),
-    ):
+    for function, targets in pairs(t, index):
         call = partial(function, x, targets, reduction=reduction)
         assert saved_bytes(call, (x, targets)) <= 16
 
@@ -516,12 +516,7 @@ def test_reduction_allocates_no_temporary(reduction):
     x, t = hard(500, 80)
     index = torch.randint(0, 80, (500,))
     x.requires_grad_()
-    for function, targets in (
-        (sigmoid_focal_loss, t),
-        (sigmoid_focal_loss, index),
-        (gaussian_focal_loss, t),
-        (softmax_focal_loss, index),
-    ):
+    for function, targets in pairs(t, index):
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
             loss = function(x, targets, reduction=reduction)
         allocated = sum(max(e.self_cpu_memory_usage, 0) for e in profile.events())
@@ -596,16 +591,8 @@ def test_any_logits(data, rows, classes, gamma, scale):
     if data.draw(st.booleans()):
         t = t.round()
     index = torch.randint(0, classes, (rows,), generator=generator)
-    function, reference, targets = data.draw(
-        st.sampled_from(
-            [
-                (sigmoid_focal_loss, reference_sigmoid_focal_loss, t),
-                (sigmoid_focal_loss, reference_sigmoid_focal_loss, index),
-                (gaussian_focal_loss, reference_gaussian_focal_loss, t),
-                (softmax_focal_loss, reference_softmax_focal_loss, index),
-            ]
-        )
-    )
+    function, targets = data.draw(st.sampled_from(pairs(t, index)))
+    reference = REFERENCES[function]
     tolerance = TOLERANCE[dtype]["rtol"] * 20
     out = function(x, targets, gamma=gamma)
     torch.testing.assert_close(out, reference(x, targets, gamma=gamma), rtol=tolerance, atol=tolerance)
