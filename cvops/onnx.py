@@ -52,8 +52,8 @@ def export(
     opset: version of the standard operators, at least 18.
 
     Returns torch's `ONNXProgram`; its `model_proto` is the graph. Raises `ModuleNotFoundError` if onnxscript is not
-    installed, `ValueError` for a bad `args`, `opset` or `dynamic_shapes`, and torch's `OnnxExporterError` for what cannot
-    be exported.
+    installed, `ValueError` for a bad `args`, `opset` or `dynamic_shapes`, and torch's `OnnxExporterError` for what
+    cannot be exported.
 
     >>> layer = cvops.ops.DepthwiseConv2d(8, 3, padding="same")
     >>> program = export(layer, (torch.zeros(2, 8, 16, 16),), "layer.onnx", dynamic_shapes=({0: "batch"},))
