@@ -21,6 +21,8 @@ import torch.fx
 from torch import Tensor, nn
 
 from cvops import ops
+from cvops.nn.norm import fold_norm, is_fixed
+from cvops.ops.depthwise_conv2d import FUSED_ACTIVATIONS
 
 
 @dataclass(frozen=True)
@@ -237,12 +239,6 @@ _RULES: dict[str, Rule] = {
 # Folding. A parent's forward is traced with all of its children as leaves; what counts is a convolution whose result is
 # read by one batch norm only.
 
-_ACTIVATIONS: dict[type[nn.Module], str] = {
-    nn.ReLU: "relu",
-    nn.ReLU6: "relu6",
-    nn.SiLU: "silu",
-    nn.Hardswish: "hardswish",
-}
 _FROZEN_NORMS = ("torchvision.ops.misc.FrozenBatchNorm2d", "timm.layers.norm_act.FrozenBatchNormAct2d")
 
 
@@ -253,8 +249,7 @@ class _ChildrenAreLeaves(torch.fx.Tracer):
 
 def _can_fold(norm: nn.Module) -> bool:
     path = f"{type(norm).__module__}.{type(norm).__qualname__}"
-    in_eval = isinstance(norm, nn.BatchNorm2d) and not norm.training and norm.running_mean is not None
-    return in_eval or path in _FROZEN_NORMS
+    return is_fixed(norm) or path in _FROZEN_NORMS
 
 
 def _fold(model: nn.Module, report: Rewrite) -> None:
@@ -292,7 +287,7 @@ def _runs(graph: torch.fx.Graph, parent: nn.Module) -> Iterator[tuple[str, str, 
         if not isinstance(conv, nn.Conv2d) or norm is None or not _can_fold(parent.get_submodule(str(norm.target))):
             continue
         act = only_reader(norm)
-        fusable = act is not None and type(parent.get_submodule(str(act.target))) in _ACTIVATIONS
+        fusable = act is not None and type(parent.get_submodule(str(act.target))) in FUSED_ACTIVATIONS
         yield str(node.target), str(norm.target), str(act.target) if fusable and act is not None else None
 
 
@@ -306,12 +301,12 @@ def _fold_one(
         if isinstance(layer, nn.Module) and not isinstance(layer, nn.Identity):
             rest.append(layer)
     is_depthwise = type(conv).__module__ == __name__
-    if is_depthwise and len(rest) == 1 and type(rest[0]) in _ACTIVATIONS:
-        folded.fused_activation = _ACTIVATIONS[type(rest[0])]
+    if is_depthwise and len(rest) == 1 and type(rest[0]) in FUSED_ACTIVATIONS:
+        folded.fused_activation = FUSED_ACTIVATIONS[type(rest[0])]
         rest = nn.Sequential()
     elif is_depthwise and len(rest) == 0 and act_name is not None:
         act = parent.get_submodule(act_name)
-        folded.fused_activation = _ACTIVATIONS[type(act)]
+        folded.fused_activation = FUSED_ACTIVATIONS[type(act)]
         _put(parent, act_name, nn.Identity(), report)
         report.changes.append(Change(f"{prefix}.{act_name}".lstrip("."), type(act).__name__, f"fused into {conv_name}"))
     _put(parent, conv_name, folded, report)
@@ -322,17 +317,12 @@ def _fold_one(
 @torch.no_grad()
 def _folded(conv: Any, norm: Any) -> Any:
     """A convolution that computes norm(conv(x)). It shares nothing with `conv`, which stays as it was."""
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
-    shift = -norm.running_mean.double() * scale
-    if norm.weight is not None:
-        scale, shift = scale * norm.weight.double(), shift * norm.weight.double() + norm.bias.double()
-    if conv.bias is not None:
-        shift = shift + conv.bias.double() * scale
+    bias = None if conv.bias is None else conv.bias.double()
+    weight, bias = fold_norm(norm, conv.weight.double(), bias)
     folded = copy.copy(conv)
     folded._parameters = dict(conv._parameters)
-    weight = conv.weight.double() * scale.view(-1, 1, 1, 1)
     folded.weight = nn.Parameter(weight.to(conv.weight.dtype), conv.weight.requires_grad)
-    folded.bias = nn.Parameter(shift.to(conv.weight.dtype), conv.weight.requires_grad)
+    folded.bias = nn.Parameter(bias.to(conv.weight.dtype), conv.weight.requires_grad)
     return folded
 
 

@@ -8,13 +8,13 @@ from cvops.nn.blocks import (
     SqueezeExcite,
 )
 from cvops.nn.cells import CellSpec, SearchedCell
-from cvops.nn.conv import Conv2dSame, ConvNormAct, Norm, Padding, make_activation, round_channels
+from cvops.nn.conv import Conv2dSame, ConvNormAct, Padding, make_activation, round_channels
 from cvops.nn.csp import CSPStage, DarknetBlock
 from cvops.nn.deform import DeformConvNormAct
 from cvops.nn.drop import DropPath, ScheduledDropBlock2d, set_drop_progress
 from cvops.nn.fuse import fuse
 from cvops.nn.init import init_convnet, init_glorot
-from cvops.nn.norm import FrozenBatchNorm2d, NormName, make_norm
+from cvops.nn.norm import FrozenBatchNorm2d, Norm, NormName, make_norm
 from cvops.nn.pool import Pool2d, SpatialPyramidPool
 from cvops.nn.recompute import recompute
 from cvops.nn.residual import BasicBlock, Bottleneck, ICConv, ResidualOptions, SEPlacement

@@ -8,8 +8,9 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from cvops.nn.conv import ConvNormAct, Norm, Padding, make_activation, round_channels
+from cvops.nn.conv import ConvNormAct, Padding, make_activation, round_channels
 from cvops.nn.drop import DropPath
+from cvops.nn.norm import Norm
 
 SEStyle = Literal["efficientnet", "mobilenet_v3"]
 

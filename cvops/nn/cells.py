@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cvops.nn.conv import ConvNormAct, Norm, Padding
+from cvops.nn.conv import ConvNormAct, Padding
+from cvops.nn.norm import Norm
 from cvops.nn.pool import Pool2d
 from cvops.nn.separable import SeparableTwice
 from cvops.ops.drop_path import ScheduledDropPath

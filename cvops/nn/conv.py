@@ -2,15 +2,14 @@
 conventions it comes in. Blocks made of several such units are in `blocks.py`; initial values in `init.py`."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cvops.ops.depthwise_conv2d import DepthwiseConv2d, same_padding
-
-Norm = Callable[[int], nn.Module]
-"""Makes a normalisation layer for a number of channels, e.g. `partial(nn.BatchNorm2d, eps=1e-3)`."""
+from cvops.nn.norm import FrozenBatchNorm2d, Norm, fold_norm, is_fixed
+from cvops.ops.depthwise_conv2d import FUSED_ACTIVATIONS, DepthwiseConv2d, same_padding
 
 Padding = Literal["symmetric", "same"]
 """`symmetric`: (kernel - 1) // 2 on each side, as torch models do. `same`: as TensorFlow does, ceil(size / stride)
@@ -85,10 +84,10 @@ class Conv2dSame(nn.Conv2d):
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, dilation=dilation, groups=groups, bias=bias)
 
-    def forward(self, input: Tensor) -> Tensor:
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         axes = zip(input.shape[-2:], self.kernel_size, self.stride, self.dilation, strict=True)
         (top, bottom), (left, right) = (same_padding(*axis) for axis in axes)
-        return super().forward(F.pad(input, (left, right, top, bottom)))
+        return super()._conv_forward(F.pad(input, (left, right, top, bottom)), weight, bias)
 
 
 class ConvNormAct(nn.Module):
@@ -98,6 +97,10 @@ class ConvNormAct(nn.Module):
     `groups == in_channels > 1` runs through `cvops.ops.depthwise_conv2d`. `norm=None` and `act=None` leave these out.
     The convolution has a bias where there is no norm, or as `bias` says. A `padding` in pixels instead of a convention
     is put on all sides.
+
+    A batch norm of fixed statistics costs no pass over the maps on the CPU, in inference and in training with frozen
+    norms: each call scales the convolution's weights instead, where these are fewer (`_folds`); gradients and
+    state_dict stay those of the parts. To scale them once and for all, see `cvops.nn.fuse`.
 
     >>> ConvNormAct(3, 32, 3, stride=2, padding="same")(torch.zeros(1, 3, 65, 64)).shape
     torch.Size([1, 32, 33, 32])
@@ -151,5 +154,48 @@ class ConvNormAct(nn.Module):
         self.act = make_activation(act) if act is not None else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.act(self.norm(self.conv(x)))
+        y: Tensor = self._folded(x) if self._folds(x) else self.act(self.norm(self.conv(x)))
         return y
+
+    def _folded(self, x: Tensor) -> Tensor:
+        conv: Any = self.conv
+        norm: Any = self.norm
+        weight, bias = fold_norm(norm, conv.weight, conv.bias)
+        activation = FUSED_ACTIVATIONS.get(type(self.act))
+        if isinstance(conv, DepthwiseConv2d) and activation is not None and not _is_watched(self.act):
+            return conv._conv_forward(x, weight, bias, activation)
+        y: Tensor = self.act(conv._conv_forward(x, weight, bias))
+        return y
+
+    def _folds(self, x: Tensor) -> bool:
+        """Whether to scale weights instead of maps: on the CPU, in full precision, and if that is less work. Compilers
+        and exporters see the parts, and fold better; hooks see every part's output."""
+        conv: Any = self.conv
+        norm: Any = self.norm
+        if type(conv) not in _FOLDABLE or type(norm) not in _FOLDABLE or not is_fixed(norm):
+            return False
+        if torch.compiler.is_compiling() or not isinstance(x, Tensor):  # a proxy of torch.fx
+            return False
+        if x.device.type != "cpu" or x.ndim != 4 or torch.is_autocast_enabled("cpu"):
+            return False
+        weight = conv.weight
+        positions = x.shape[0] * x.shape[2] * x.shape[3] // (conv.stride[0] * conv.stride[1])
+        return (
+            x.dtype == weight.dtype
+            and x.dtype in (torch.float32, torch.float64)
+            and positions * weight.shape[0] > weight.numel() + _FOLD_OVERHEAD
+            and not (_is_watched(conv) or _is_watched(norm))
+        )
+
+
+# What the handful of calls for a fold costs more than a norm's one, in elements that a norm gets through meanwhile.
+_FOLD_OVERHEAD = 1 << 17
+
+# But no subclass of these: its forward may do anything.
+_FOLDABLE = (nn.Conv2d, Conv2dSame, DepthwiseConv2d, nn.BatchNorm2d, FrozenBatchNorm2d)
+
+
+def _is_watched(layer: nn.Module) -> bool:
+    """Whether hooks wait for `layer` to be called."""
+    own = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
+    return any(own) or torch.nn.modules.module._has_any_global_hook()

@@ -4,7 +4,8 @@
 import torch
 from torch import Tensor, nn
 
-from cvops.nn.conv import ConvNormAct, Norm
+from cvops.nn.conv import ConvNormAct
+from cvops.nn.norm import Norm
 
 
 class DarknetBlock(nn.Module):

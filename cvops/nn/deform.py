@@ -4,7 +4,8 @@
 import torch
 from torch import Tensor, nn
 
-from cvops.nn.conv import Norm, make_activation
+from cvops.nn.conv import make_activation
+from cvops.nn.norm import Norm
 from cvops.ops.deform_conv2d import DeformConv2d
 
 

@@ -8,12 +8,10 @@ import torch
 from torch import nn
 
 from cvops.nn.conv import ConvNormAct
-from cvops.nn.norm import FrozenBatchNorm2d
-from cvops.ops.depthwise_conv2d import DepthwiseConv2d
+from cvops.nn.norm import fold_norm, is_fixed
+from cvops.ops.depthwise_conv2d import FUSED_ACTIVATIONS, DepthwiseConv2d
 
 M = TypeVar("M", bound=nn.Module)
-
-_FUSED_ACTIVATIONS: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.ReLU6: "relu6", nn.SiLU: "silu"}
 
 
 def fuse(model: M) -> M:
@@ -36,20 +34,14 @@ def fuse(model: M) -> M:
 @torch.no_grad()
 def _fuse_unit(unit: ConvNormAct) -> None:
     conv, norm = unit.conv, unit.norm
-    if isinstance(norm, FrozenBatchNorm2d) or (
-        isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None
-    ):
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
+    if is_fixed(norm):
         assert isinstance(conv, nn.Conv2d | DepthwiseConv2d)
-        scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-        shift = norm.bias.double() - norm.running_mean.double() * scale
-        if conv.bias is not None:
-            shift = shift + conv.bias.double() * scale
-        conv.weight.copy_(conv.weight.double() * scale.view(-1, 1, 1, 1))
-        conv.bias = nn.Parameter(shift.to(conv.weight.dtype))
+        bias = None if conv.bias is None else conv.bias.double()
+        weight, bias = fold_norm(norm, conv.weight.double(), bias)
+        conv.weight.copy_(weight)
+        conv.bias = nn.Parameter(bias.to(conv.weight.dtype))
         unit.norm = nn.Identity()
-    activation = _FUSED_ACTIVATIONS.get(type(unit.act))
+    activation = FUSED_ACTIVATIONS.get(type(unit.act))
     if isinstance(unit.norm, nn.Identity) and isinstance(conv, DepthwiseConv2d) and activation is not None:
         conv.activation = activation
         unit.act = nn.Identity()

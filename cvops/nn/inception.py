@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cvops.nn.conv import ConvNormAct, Norm, Padding, Size
+from cvops.nn.conv import ConvNormAct, Padding, Size
 from cvops.nn.drop import DropPath
+from cvops.nn.norm import Norm
 from cvops.nn.pool import Pool2d
 
 

@@ -1,14 +1,17 @@
-"""Normalisation by name, and batch norm with fixed statistics. Where it goes in a block is in `conv.py` and
-`residual.py`."""
+"""Normalisation by name, batch norm with fixed statistics, and the fold of such a norm into the convolution before it.
+Where a norm goes in a block is in `conv.py` and `residual.py`."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import TypeIs
 
-from cvops.nn.conv import Norm
+Norm = Callable[[int], nn.Module]
+"""Makes a normalisation layer for a number of channels, e.g. `partial(nn.BatchNorm2d, eps=1e-3)`."""
 
 NormName = Literal["batch", "frozen", "group"]
 GROUPS = 32  # of group norm, as published
@@ -40,6 +43,43 @@ class FrozenBatchNorm2d(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.channels}, eps={self.eps:g}"
+
+
+FixedNorm = nn.BatchNorm2d | FrozenBatchNorm2d
+"""A batch norm whose statistics do not depend on the batch: the second always, the first in eval mode."""
+
+
+def is_fixed(norm: nn.Module) -> TypeIs[FixedNorm]:
+    """Whether `norm`, in the mode that it is in, multiplies and shifts each channel by fixed numbers.
+
+    >>> is_fixed(nn.BatchNorm2d(4)), is_fixed(nn.BatchNorm2d(4).eval()), is_fixed(FrozenBatchNorm2d(4))
+    (False, True, True)
+    """
+    if isinstance(norm, nn.BatchNorm2d):
+        return not norm.training and norm.running_mean is not None
+    return isinstance(norm, FrozenBatchNorm2d)
+
+
+def fold_norm(norm: FixedNorm, weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the convolution that equals `norm` after a convolution of `weight` [C, ...] and `bias` [C].
+    Differentiable; in the dtype of `weight`. The norm has to be fixed (`is_fixed`).
+
+    >>> x, conv, norm = torch.randn(1, 3, 5, 5), nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4).eval()
+    >>> torch.allclose(F.conv2d(x, *fold_norm(norm, conv.weight, conv.bias)), norm(conv(x)), atol=1e-6)
+    True
+    """
+    gain, offset, mean, var = (
+        None if entry is None else entry.to(weight.dtype)
+        for entry in (norm.weight, norm.bias, norm.running_mean, norm.running_var)
+    )
+    assert mean is not None
+    assert var is not None
+    scale = (var + norm.eps).rsqrt()
+    if gain is not None:
+        scale = scale * gain
+    from_mean = -mean if bias is None else bias - mean
+    shift = from_mean * scale if offset is None else torch.addcmul(offset, from_mean, scale)
+    return weight * scale.view(-1, *[1] * (weight.ndim - 1)), shift
 
 
 def make_norm(name: NormName, eps: float = 1e-5, momentum: float = 0.1) -> Norm:

@@ -8,8 +8,9 @@ from typing import Literal, get_args
 from torch import Tensor, nn
 
 from cvops.nn.blocks import IndependentComponent, SqueezeExcite
-from cvops.nn.conv import ConvNormAct, Norm, make_activation
+from cvops.nn.conv import ConvNormAct, make_activation
 from cvops.nn.drop import DropPath, ScheduledDropBlock2d
+from cvops.nn.norm import Norm
 from cvops.ops.drop_path import DropChannel
 
 SEPlacement = Literal["standard", "pre", "post", "identity", "3x3"]

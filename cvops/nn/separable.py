@@ -3,7 +3,8 @@ apply. The depthwise half runs through `cvops.ops.depthwise_conv2d`; single conv
 
 from torch import Tensor, nn
 
-from cvops.nn.conv import ConvNormAct, Norm, Padding
+from cvops.nn.conv import ConvNormAct, Padding
+from cvops.nn.norm import Norm
 from cvops.ops.depthwise_conv2d import DepthwiseConv2d
 
 

@@ -15,6 +15,13 @@ from cvops.ops._register import autocast_to, differentiable, empty_maps, follows
 
 ACTIVATIONS = (None, "relu", "relu6", "silu", "hardswish")  # DepthwiseActivation in csrc/ops/depthwise_conv2d.h
 _FUNCTIONS = (lambda x: x, F.relu, F.relu6, F.silu, F.hardswish)
+FUSED_ACTIVATIONS: dict[type[nn.Module], str] = {
+    nn.ReLU: "relu",
+    nn.ReLU6: "relu6",
+    nn.SiLU: "silu",
+    nn.Hardswish: "hardswish",
+}
+"""Layers that a depthwise convolution in front of them can apply in its own pass over the output."""
 GRAD_INPUT, GRAD_WEIGHT, GRAD_BIAS = 1, 2, 4  # DepthwiseGradient there
 
 
@@ -164,9 +171,12 @@ class DepthwiseConv2d(nn.Module):
             nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, input: Tensor) -> Tensor:
-        return depthwise_conv2d(
-            input, self.weight, self.bias, self.stride, self.padding, self.dilation, self.activation
-        )
+        return self._conv_forward(input, self.weight, self.bias, self.activation)
+
+    def _conv_forward(
+        self, input: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None = None
+    ) -> Tensor:
+        return depthwise_conv2d(input, weight, bias, self.stride, self.padding, self.dilation, activation)
 
     def extra_repr(self) -> str:
         parts = [f"{self.channels}", f"kernel_size={tuple(self.kernel_size)}", f"stride={tuple(self.stride)}"]

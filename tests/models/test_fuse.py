@@ -1,11 +1,15 @@
-"""Folding for inference: the same outputs with fewer layers, and the original untouched."""
+"""Folding of fixed norms: by `fuse`, the same outputs with fewer layers and the original untouched; on every call of a
+unit, the same outputs and gradients without a pass of the norm, and only where nobody can tell."""
+
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import cvops
-from cvops.nn import ConvNormAct, fuse
+from cvops.nn import ConvNormAct, fuse, make_norm
 from cvops.ops.depthwise_conv2d import DepthwiseConv2d
 
 
@@ -46,3 +50,115 @@ def test_fused_models_still_have_gradients() -> None:
     fused(images).sum().backward()
     assert images.grad is not None
     assert images.grad.abs().max() > 0
+
+
+BIG = (2, 16, 96, 96)  # more output elements than a fold costs
+
+
+def random_unit(kind: str, norm: str = "batch") -> ConvNormAct:
+    """In float64, with statistics that matter; a batch norm is in eval mode."""
+    options: dict[str, Any] = {
+        "pointwise": {},
+        "strided, asymmetric": {"kernel_size": 3, "stride": 2, "padding": "same", "bias": True, "out_channels": 64},
+        "grouped": {"kernel_size": 3, "groups": 2, "act": "leaky_relu"},
+        "depthwise": {"kernel_size": 3, "groups": 16, "act": "silu"},
+        "depthwise, asymmetric": {"kernel_size": 5, "padding": "same", "groups": 16, "act": "hard_swish", "bias": True},
+    }[kind]
+    unit = ConvNormAct(16, options.pop("out_channels", 16), norm=make_norm(norm, eps=1e-3), **options).double()  # type: ignore[arg-type]
+    for name, value in (*unit.named_parameters(), *unit.named_buffers()):
+        if value.is_floating_point():
+            nn.init.uniform_(value.data, 0.5 if name == "norm.running_var" else -1.0)
+    return unit.train(norm == "frozen")
+
+
+def parts(unit: ConvNormAct, x: Tensor) -> Tensor:
+    y: Tensor = unit.act(unit.norm(unit.conv(x)))
+    return y
+
+
+def count_norms(monkeypatch: pytest.MonkeyPatch, call: Callable[[], Any]) -> int:
+    """How often `call` runs torch's batch norm."""
+    calls = []
+    with monkeypatch.context() as patch:
+        plain = nn.functional.batch_norm
+        patch.setattr(nn.functional, "batch_norm", lambda *args, **kwargs: calls.append(1) or plain(*args, **kwargs))
+        call()
+    return len(calls)
+
+
+@pytest.mark.parametrize("norm", ["batch", "frozen"])
+@pytest.mark.parametrize("kind", ["pointwise", "strided, asymmetric", "grouped", "depthwise", "depthwise, asymmetric"])
+def test_a_fixed_norm_costs_no_pass(kind: str, norm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    unit = random_unit(kind, norm)
+    x = torch.randn(BIG, dtype=torch.float64, requires_grad=True)
+    wanted = [x, *unit.parameters()]
+    assert count_norms(monkeypatch, lambda: unit(x)) == 0
+    assert count_norms(monkeypatch, lambda: parts(unit, x)) == 1
+    got, want = unit(x), parts(unit, x)
+    torch.testing.assert_close(got, want)
+    weights = torch.randn_like(want)
+    for a, b in zip(torch.autograd.grad(got, wanted, weights), torch.autograd.grad(want, wanted, weights), strict=True):
+        torch.testing.assert_close(a, b)
+    with torch.no_grad():  # where a depthwise kernel applies the activation as well
+        torch.testing.assert_close(unit(x), want)
+
+
+def test_a_frozen_norm_keeps_nothing_for_the_backward() -> None:
+    def kept(call: Callable[[], Any]) -> int:
+        blocks: dict[int, int] = {}
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t: blocks.__setitem__(t.data_ptr(), t.nbytes) or t, lambda t: t
+        ):
+            call()
+        return sum(blocks.values())
+
+    unit, x = random_unit("pointwise", "frozen"), torch.randn(BIG, dtype=torch.float64)
+    assert kept(lambda: unit(x)) < kept(lambda: parts(unit, x)) - 0.9 * x.nbytes
+
+
+@pytest.mark.parametrize("part", ["conv", "norm"])
+def test_hooks_see_the_parts(part: str) -> None:
+    unit, x, seen = random_unit("depthwise"), torch.randn(BIG, dtype=torch.float64), []
+    handle = unit.get_submodule(part).register_forward_hook(lambda layer, inputs, output: seen.append(output))
+    want = unit(x)
+    handle.remove()
+    assert len(seen) == 1
+    torch.testing.assert_close(unit(x), want)
+    assert len(seen) == 1
+
+
+def test_only_what_pays_is_folded(monkeypatch: pytest.MonkeyPatch) -> None:
+    unit = random_unit("pointwise")
+
+    def norms(x: Tensor) -> int:
+        return count_norms(monkeypatch, lambda: unit.to(x.dtype)(x))
+
+    x = torch.randn(BIG)
+    assert norms(x) == 0
+    assert norms(torch.randn(1, 16, 8, 8)) == 1  # less work than the fold
+    assert norms(x.bfloat16()) == 1  # scaled weights would be rounded
+    with torch.autocast("cpu", torch.bfloat16):
+        assert norms(x) == 1
+    unit.train()
+    before = unit.norm.running_mean.clone()
+    assert norms(x) == 1
+    assert not torch.equal(unit.norm.running_mean, before)
+
+
+def test_a_subclass_of_the_norm_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Doubling(nn.BatchNorm2d):
+        def forward(self, input: Tensor) -> Tensor:
+            return 2 * super().forward(input)
+
+    unit = ConvNormAct(16, 16, norm=Doubling, act=None).eval()
+    x = torch.randn(BIG)
+    torch.testing.assert_close(unit(x), 2 * nn.functional.batch_norm(unit.conv(x), torch.zeros(16), torch.ones(16)))
+
+
+def test_exporters_get_the_parts() -> None:
+    unit, x = random_unit("pointwise"), torch.randn(BIG, dtype=torch.float64)
+    program = torch.export.export(unit, (x,))
+    assert any("batch_norm" in str(node.target) for node in program.graph.nodes)
+    traced = torch.fx.symbolic_trace(unit)
+    assert [node.target for node in traced.graph.nodes if node.op == "call_module"] == ["conv", "norm", "act"]
+    torch.testing.assert_close(program.module()(x), unit(x))
