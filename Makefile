@@ -33,7 +33,7 @@ asan: build
 	$(BIN)/python tests/host/run.py --asan -- tests/host tests/ops
 
 bench: build
-	$(BIN)/pytest bench/ops bench/models/bench_drop_in.py bench/models/bench_detectors.py \
+	$(BIN)/pytest bench/ops bench/models \
 	  --benchmark-enable --benchmark-disable-gc --benchmark-columns=median,iqr,rounds -q
 	$(BIN)/python -m bench.report docs/benchmarks.md README.md
 

@@ -86,7 +86,10 @@ def markdown_short(rows: list[common.Row]) -> str:
             peer, ratio = next(iter(row.ratios.items()))
             lines.append(f"| {row.op} {row.name} | {peer} | {ratio:.1f}x | {row.target:g}x |")
     for group, _device, mean, worst in geometric_means(rows):
-        lines.append(f"| {group.name} | torch | {mean:.2f}x mean, {worst:.2f}x worst | {group.target:g}x mean |")
+        members = [row for row in rows if row.group and row.group["name"] == group.name and row.ratios]
+        peers = ", ".join(sorted({next(iter(row.ratios)) for row in members}))
+        measured = f"{mean:.2f}x mean, {worst:.2f}x worst"
+        lines.append(f"| {group.name} | {peers} | {measured} | {group.target:g}x mean |")
     return "\n".join(lines)
 
 

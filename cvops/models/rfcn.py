@@ -20,7 +20,10 @@ from cvops.models.weights import KeyMap
 @dataclass(frozen=True, kw_only=True)
 class RFCNConfig(BackboneConfig, RoIDetectorConfig):
     """What makes an R-FCN: a ResNet whose last stage is dilated, so that all maps used are at stride 16. It is Caffe's:
-    bottlenecks stride first, and the pool has no padding but a last partial window."""
+    bottlenecks stride first, and the pool has no padding but a last partial window.
+
+    sizes, ratios: of the anchors, the root of their area in pixels and height / width.
+    """
 
     num_classes: int = 20
     backbone: str = "resnet101"
@@ -32,6 +35,8 @@ class RFCNConfig(BackboneConfig, RoIDetectorConfig):
         std=(1 / 255,) * 3,
         bgr=True,
     )
+    sizes: tuple[int, ...] = (128, 256, 512)
+    ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     iou_threshold: float = 0.3
     samples: int = 128
     rpn: ProposalSettings = ProposalSettings(  # noqa: RUF009, frozen
@@ -51,8 +56,6 @@ PAPER = Paper(
 )
 
 STRIDE = 16
-SIZES = (128, 256, 512)
-RATIOS = (0.5, 1.0, 2.0)
 RPN_CHANNELS = 512
 
 _CONFIG = RFCNConfig()
@@ -90,7 +93,7 @@ def build_rfcn(config: RFCNConfig) -> RFCN:
     """
     backbone = config.build_backbone()
     channels = backbone.feature_info.channels
-    shapes = anchor_shapes(SIZES, RATIOS)
+    shapes = anchor_shapes(config.sizes, config.ratios)
     return RFCN(
         config,
         backbone,

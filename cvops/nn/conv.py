@@ -154,42 +154,43 @@ class ConvNormAct(nn.Module):
         self.act = make_activation(act) if act is not None else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self._folded(x) if self._folds(x) else self.act(self.norm(self.conv(x)))
-        return y
-
-    def _folded(self, x: Tensor) -> Tensor:
-        conv: Any = self.conv
-        norm: Any = self.norm
+        # Not self.conv: an attribute of a module takes a microsecond to find, which adds up in a batch of one image.
+        parts: dict[str, Any] = self._modules
+        conv, norm, act = parts["conv"], parts["norm"], parts["act"]
+        y: Tensor
+        if not _folds(conv, norm, x):
+            y = act(norm(conv(x)))
+            return y
         weight, bias = fold_norm(norm, conv.weight, conv.bias)
-        activation = FUSED_ACTIVATIONS.get(type(self.act))
-        if isinstance(conv, DepthwiseConv2d) and activation is not None and not _is_watched(self.act):
-            return conv._conv_forward(x, weight, bias, activation)
-        y: Tensor = self.act(conv._conv_forward(x, weight, bias))
+        activation = FUSED_ACTIVATIONS.get(type(act))
+        if type(conv) is DepthwiseConv2d and activation is not None and not _is_watched(act):
+            y = conv._conv_forward(x, weight, bias, activation)
+            return y
+        y = act(conv._conv_forward(x, weight, bias))
         return y
 
-    def _folds(self, x: Tensor) -> bool:
-        """Whether to scale weights instead of maps: on the CPU, in full precision, and if that is less work. Compilers
-        and exporters see the parts, and fold better; hooks see every part's output."""
-        conv: Any = self.conv
-        norm: Any = self.norm
-        if type(conv) not in _FOLDABLE or type(norm) not in _FOLDABLE or not is_fixed(norm):
-            return False
-        if torch.compiler.is_compiling() or not isinstance(x, Tensor):  # a proxy of torch.fx
-            return False
-        if x.device.type != "cpu" or x.ndim != 4 or torch.is_autocast_enabled("cpu"):
-            return False
-        weight = conv.weight
-        positions = x.shape[0] * x.shape[2] * x.shape[3] // (conv.stride[0] * conv.stride[1])
-        return (
-            x.dtype == weight.dtype
-            and x.dtype in (torch.float32, torch.float64)
-            and positions * weight.shape[0] > weight.numel() + _FOLD_OVERHEAD
-            and not (_is_watched(conv) or _is_watched(norm))
-        )
+
+def _folds(conv: Any, norm: nn.Module, x: Tensor) -> bool:
+    """Whether to scale weights instead of maps: on the CPU, in full precision, and if that is less work. Compilers and
+    exporters see the parts, and fold better; hooks see every part's output."""
+    if torch.compiler.is_compiling() or not isinstance(x, Tensor):  # a proxy of torch.fx
+        return False
+    if type(conv) not in _FOLDABLE or type(norm) not in _FOLDABLE or not x.is_cpu or x.ndim != 4:
+        return False
+    weight, (down, right) = conv._parameters["weight"], conv.stride
+    outputs = weight.shape[0] * x.shape[0] * x.shape[2] * x.shape[3] // (down * right)
+    return (
+        outputs > weight.numel() + _FOLD_OVERHEAD
+        and is_fixed(norm)
+        and x.dtype == weight.dtype
+        and x.dtype in (torch.float32, torch.float64)
+        and not torch.is_autocast_enabled("cpu")
+        and not (_is_watched(conv) or _is_watched(norm))
+    )
 
 
 # What the handful of calls for a fold costs more than a norm's one, in elements that a norm gets through meanwhile.
-_FOLD_OVERHEAD = 1 << 17
+_FOLD_OVERHEAD = 1 << 19
 
 # But no subclass of these: its forward may do anything.
 _FOLDABLE = (nn.Conv2d, Conv2dSame, DepthwiseConv2d, nn.BatchNorm2d, FrozenBatchNorm2d)

@@ -68,17 +68,16 @@ def fold_norm(norm: FixedNorm, weight: Tensor, bias: Tensor | None = None) -> tu
     >>> torch.allclose(F.conv2d(x, *fold_norm(norm, conv.weight, conv.bias)), norm(conv(x)), atol=1e-6)
     True
     """
-    gain, offset, mean, var = (
-        None if entry is None else entry.to(weight.dtype)
-        for entry in (norm.weight, norm.bias, norm.running_mean, norm.running_var)
-    )
+    entries = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
+    gain, offset, mean, var = [None if entry is None else entry.to(weight.dtype) for entry in entries]
     assert mean is not None
     assert var is not None
     scale = (var + norm.eps).rsqrt()
     if gain is not None:
         scale = scale * gain
-    from_mean = -mean if bias is None else bias - mean
-    shift = from_mean * scale if offset is None else torch.addcmul(offset, from_mean, scale)
+    shift = -mean * scale if offset is None else torch.addcmul(offset, mean, scale, value=-1)
+    if bias is not None:
+        shift = torch.addcmul(shift, bias, scale)
     return weight * scale.view(-1, *[1] * (weight.ndim - 1)), shift
 
 

@@ -52,7 +52,7 @@ def test_fused_models_still_have_gradients() -> None:
     assert images.grad.abs().max() > 0
 
 
-BIG = (2, 16, 96, 96)  # more output elements than a fold costs
+BIG = (3, 16, 128, 128)  # more output elements than a fold costs
 
 
 def random_unit(kind: str, norm: str = "batch") -> ConvNormAct:
