@@ -126,7 +126,8 @@ class RoIDetector(Detector[RoIRaw]):
         config = self.config
         proposals, _, counts = propose(raw.rpn, self.grid.over(raw.rpn.codes, image), sizes, config.rpn, training=False)
         if not torch.compiler.is_compiling():
-            proposals = proposals[:, : int(counts.max())]  # regions that no image has cost time only
+            # Regions that no image has cost time only; one stays, as there is no suppressing of none.
+            proposals = proposals[:, : max(int(counts.max()), 1)]
         batch, count = proposals.shape[:2]
         which = torch.arange(batch, device=proposals.device).to(proposals)[:, None, None].expand(-1, count, -1)
         output = self.regions(raw, torch.cat([which, proposals], 2).flatten(0, 1))

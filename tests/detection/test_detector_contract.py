@@ -102,6 +102,17 @@ def test_large_ones_take_a_training_step(name: str) -> None:
     assert all(loss.isfinite() for loss in again.values())
 
 
+@pytest.mark.parametrize("name", ["fasterrcnn_mobilenetv2_fpn", "rfcn_resnet50"])
+def test_images_without_proposals_train_and_have_no_detections(name: str) -> None:
+    settings = {"transform": {"size": (96, 160)}, "rpn": {"min_size": 1e9}}
+    model = cvops.create_model(name, num_classes=4, backbone="resnet18", norm="batch", **settings).train()
+    for targets in (TARGETS, [TARGETS[1], TARGETS[1]]):
+        losses = model(IMAGES, targets)
+        assert all(loss.isfinite() for loss in losses.values())
+        sum(losses.values()).backward()
+    assert [len(result["boxes"]) for result in model.eval()(IMAGES)] == [0, 0]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_batch_without_objects_has_finite_losses(name: str) -> None:
     losses = build(name).train()(IMAGES, [TARGETS[1], TARGETS[1]])
