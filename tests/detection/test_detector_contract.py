@@ -1,6 +1,7 @@
 """What every detector has to do besides being right: the call contract, batches of unequal images, images without
 objects, errors that name what is wrong, another number of classes, export."""
 
+import copy
 import functools
 from dataclasses import replace
 
@@ -170,19 +171,26 @@ def test_another_number_of_classes_starts_the_class_layers_afresh(name: str) -> 
 # The others are exported, run and compared in test_detector_onnx.py.
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in EXPORTED])
 def test_export_gives_the_same_detections_at_another_size(name: str) -> None:
-    model = build(name).eval()
+    # In double: eager folds norms and the program does not, and untrained scores are too near each other for rounding.
+    model = copy.deepcopy(build(name)).double().eval()
     divisor = model.config.transform.divisor
     fixed = model.config.transform.resize == "stretch"
     sides = ((4, 5), (3, 6)) if divisor <= 32 else ((2, 3), (4, 2))  # in divisors
-    first = torch.rand(2, 3, *(model.config.transform.size if fixed else (side * divisor for side in sides[0])))
+    height, width = model.config.transform.size if fixed else (side * divisor for side in sides[0])
+    first = torch.rand(2, 3, height, width, dtype=torch.float64)
     shapes = {0: torch.export.Dim("batch", min=1, max=8)}
     if not fixed:
         height, width = (divisor * torch.export.Dim(axis, min=2, max=64) for axis in ("height", "width"))
         shapes |= {2: height, 3: width}
 
     program = torch.export.export(Detect(model), (first,), dynamic_shapes=(shapes,)).module()
-    others = [first] if fixed else [first, torch.rand(1, 3, *(side * divisor for side in sides[1]))]
+    others = [first]
+    if not fixed:
+        others.append(torch.rand(1, 3, *(side * divisor for side in sides[1]), dtype=torch.float64))
     for pixels in others:
         with torch.no_grad():
-            for got, want in zip(program(pixels), model.detect(pixels), strict=True):
+            wanted = model.detect(pixels)
+            if name != "centernet_triplets_small":  # untrained, its corners and centres agree nowhere
+                assert wanted.counts.min() > 0
+            for got, want in zip(program(pixels), wanted, strict=True):
                 torch.testing.assert_close(got, want)
