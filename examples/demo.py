@@ -164,7 +164,7 @@ def fetch_detector() -> Path | None:
 
 def detect(weights: Path) -> list[str]:
     """Finds and draws the objects on the scenes; returns what is wrong."""
-    model = fuse(cvops.create_model(DETECTOR, weights=weights))
+    model = fuse(cvops.create_model(DETECTOR, weights=weights)).to(memory_format=torch.channels_last)
     names = coco_classes()
     drawn, wrong = [], []
     for file in SCENES:
