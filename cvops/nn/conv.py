@@ -154,20 +154,28 @@ class ConvNormAct(nn.Module):
         self.act = make_activation(act) if act is not None else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        # Not self.conv: an attribute of a module takes a microsecond to find, which adds up in a batch of one image.
+        # Not self.conv: attributes of a module are slow to find, which adds up in a batch of one image.
         parts: dict[str, Any] = self._modules
         conv, norm, act = parts["conv"], parts["norm"], parts["act"]
         y: Tensor
-        if not _folds(conv, norm, x):
+        if _folds(conv, norm, x):
+            weight, bias = fold_norm(norm, conv.weight, conv.bias)
+            fused = FUSED_ACTIVATIONS.get(type(act))
+            if type(conv) is DepthwiseConv2d and fused is not None and not _is_watched(act):
+                y = conv._conv_forward(x, weight, bias, fused)
+            else:
+                y = act(conv._conv_forward(x, weight, bias))
+        else:
             y = act(norm(conv(x)))
-            return y
-        weight, bias = fold_norm(norm, conv.weight, conv.bias)
-        activation = FUSED_ACTIVATIONS.get(type(act))
-        if type(conv) is DepthwiseConv2d and activation is not None and not _is_watched(act):
-            y = conv._conv_forward(x, weight, bias, activation)
-            return y
-        y = act(conv._conv_forward(x, weight, bias))
         return y
+
+
+# What is folded; but no subclass, whose forward may do anything.
+_CONVOLUTIONS = (nn.Conv2d, Conv2dSame, DepthwiseConv2d)
+_NORMS = (nn.BatchNorm2d, FrozenBatchNorm2d)
+
+# What the handful of calls for a fold costs more than a norm's one, in elements that a norm gets through meanwhile.
+_FOLD_OVERHEAD = 1 << 19
 
 
 def _folds(conv: Any, norm: nn.Module, x: Tensor) -> bool:
@@ -175,9 +183,11 @@ def _folds(conv: Any, norm: nn.Module, x: Tensor) -> bool:
     exporters see the parts, and fold better; hooks see every part's output."""
     if torch.compiler.is_compiling() or not isinstance(x, Tensor):  # a proxy of torch.fx
         return False
-    if type(conv) not in _FOLDABLE or type(norm) not in _FOLDABLE or not x.is_cpu or x.ndim != 4:
+    if type(conv) not in _CONVOLUTIONS or type(norm) not in _NORMS or not x.is_cpu or x.ndim != 4:
         return False
-    weight, (down, right) = conv._parameters["weight"], conv.stride
+    weight, (down, right) = conv._parameters.get("weight"), conv.stride
+    if weight is None:  # a hook makes it of others: torch.nn.utils.prune, weight_norm
+        return False
     outputs = weight.shape[0] * x.shape[0] * x.shape[2] * x.shape[3] // (down * right)
     return (
         outputs > weight.numel() + _FOLD_OVERHEAD
@@ -185,15 +195,9 @@ def _folds(conv: Any, norm: nn.Module, x: Tensor) -> bool:
         and x.dtype == weight.dtype
         and x.dtype in (torch.float32, torch.float64)
         and not torch.is_autocast_enabled("cpu")
+        and getattr(conv, "activation", None) is None  # of a depthwise convolution, before the norm
         and not (_is_watched(conv) or _is_watched(norm))
     )
-
-
-# What the handful of calls for a fold costs more than a norm's one, in elements that a norm gets through meanwhile.
-_FOLD_OVERHEAD = 1 << 19
-
-# But no subclass of these: its forward may do anything.
-_FOLDABLE = (nn.Conv2d, Conv2dSame, DepthwiseConv2d, nn.BatchNorm2d, FrozenBatchNorm2d)
 
 
 def _is_watched(layer: nn.Module) -> bool:

@@ -3,12 +3,11 @@ Where a norm goes in a block is in `conv.py` and `residual.py`."""
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Literal, TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from typing_extensions import TypeIs
 
 Norm = Callable[[int], nn.Module]
 """Makes a normalisation layer for a number of channels, e.g. `partial(nn.BatchNorm2d, eps=1e-3)`."""
@@ -49,7 +48,7 @@ FixedNorm = nn.BatchNorm2d | FrozenBatchNorm2d
 """A batch norm whose statistics do not depend on the batch: the second always, the first in eval mode."""
 
 
-def is_fixed(norm: nn.Module) -> TypeIs[FixedNorm]:
+def is_fixed(norm: nn.Module) -> TypeGuard[FixedNorm]:
     """Whether `norm`, in the mode that it is in, multiplies and shifts each channel by fixed numbers.
 
     >>> is_fixed(nn.BatchNorm2d(4)), is_fixed(nn.BatchNorm2d(4).eval()), is_fixed(FrozenBatchNorm2d(4))

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.utils.prune
 from torch import Tensor, nn
 
 import cvops
@@ -116,7 +117,7 @@ def test_a_frozen_norm_keeps_nothing_for_the_backward() -> None:
     assert kept(lambda: unit(x)) < kept(lambda: parts(unit, x)) - 0.9 * x.nbytes
 
 
-@pytest.mark.parametrize("part", ["conv", "norm"])
+@pytest.mark.parametrize("part", ["conv", "norm", "act"])
 def test_hooks_see_the_parts(part: str) -> None:
     unit, x, seen = random_unit("depthwise"), torch.randn(BIG, dtype=torch.float64), []
     handle = unit.get_submodule(part).register_forward_hook(lambda layer, inputs, output: seen.append(output))
@@ -145,7 +146,7 @@ def test_only_what_pays_is_folded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not torch.equal(unit.norm.running_mean, before)
 
 
-def test_a_subclass_of_the_norm_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_subclass_of_the_norm_is_asked() -> None:
     class Doubling(nn.BatchNorm2d):
         def forward(self, input: Tensor) -> Tensor:
             return 2 * super().forward(input)
@@ -153,6 +154,18 @@ def test_a_subclass_of_the_norm_is_asked(monkeypatch: pytest.MonkeyPatch) -> Non
     unit = ConvNormAct(16, 16, norm=Doubling, act=None).eval()
     x = torch.randn(BIG)
     torch.testing.assert_close(unit(x), 2 * nn.functional.batch_norm(unit.conv(x), torch.zeros(16), torch.ones(16)))
+
+
+def test_weights_that_a_hook_makes_are_left_to_it() -> None:
+    unit, x = random_unit("pointwise"), torch.randn(BIG, dtype=torch.float64)
+    torch.nn.utils.prune.random_unstructured(unit.conv, "weight", 0.5)
+    torch.testing.assert_close(unit(x), parts(unit, x))
+
+
+def test_an_activation_before_the_norm_stays_there() -> None:
+    unit, x = random_unit("depthwise"), torch.randn(BIG, dtype=torch.float64)
+    unit.conv.activation = "relu"
+    torch.testing.assert_close(unit(x), parts(unit, x))
 
 
 def test_exporters_get_the_parts() -> None:
