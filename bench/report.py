@@ -37,6 +37,12 @@ def geometric_means(rows: list[common.Row]) -> list[tuple[common.Group, str, flo
     ]
 
 
+def members_of(rows: list[common.Row], group: common.Group, device: str) -> list[common.Row]:
+    return [
+        row for row in rows if row.group and row.group["name"] == group.name and row.device == device and row.ratios
+    ]
+
+
 def cells(row: common.Row) -> list[str]:
     low, high = row.cvops_iqr
     return [
@@ -85,9 +91,8 @@ def markdown_short(rows: list[common.Row]) -> str:
         if row.target and row.ratios:
             peer, ratio = next(iter(row.ratios.items()))
             lines.append(f"| {row.op} {row.name} | {peer} | {ratio:.1f}x | {row.target:g}x |")
-    for group, _device, mean, worst in geometric_means(rows):
-        members = [row for row in rows if row.group and row.group["name"] == group.name and row.ratios]
-        peers = ", ".join(sorted({next(iter(row.ratios)) for row in members}))
+    for group, device, mean, worst in geometric_means(rows):
+        peers = ", ".join(sorted({next(iter(row.ratios)) for row in members_of(rows, group, device)}))
         measured = f"{mean:.2f}x mean, {worst:.2f}x worst"
         lines.append(f"| {group.name} | {peers} | {measured} | {group.target:g}x mean |")
     return "\n".join(lines)
@@ -126,7 +131,7 @@ def bars(rows: list[common.Row]) -> list[tuple[str, str, float, float | None, li
                 (row.op, f"{row.op}  {row.name.removeprefix(row.op).strip()}{gpu}", ratio, row.target, [ratio])
             )
     for group, device, mean, _worst in geometric_means(rows):
-        members = [r for r in rows if r.group and r.group["name"] == group.name and r.device == device and r.ratios]
+        members = members_of(rows, group, device)
         ratios = [next(iter(r.ratios.values())) for r in members]
         gpu = " (GPU)" if device == "cuda" else ""
         found.append((members[0].op, f"{group.name}, mean of {len(ratios)}{gpu}", mean, group.target, ratios))

@@ -134,7 +134,7 @@ def build(model: str, **settings: Any) -> Detector:
     name, own = MODELS[model]
     detector = cvops.create_model(name, num_classes=10, **{**own, **settings})
     assert isinstance(detector, Detector)
-    detector.to(memory_format=torch.channels_last)  # which convolutions prefer: a tenth to a fifth of a step
+    detector.to(memory_format=torch.channels_last)  # which convolutions prefer
     try:
         load_backbone(detector, BACKBONE, find_weights(BACKBONE))
     except WeightsError as error:

@@ -1,9 +1,9 @@
 """Whole models are timed with the heap of a process that has been at work for a while.
 
 glibc gives the top of the heap back to the system when more of it is free than twice the largest block that was ever
-freed, 64 MB at most. In a fresh process this makes a model's maps fault in page by page in every call: up to 5,000
-faults and 12 ms in an inference of ResNet-50, for whichever of two equal models happens to have its maps at the top.
-One large block, freed, ends that, as any large tensor does sooner or later.
+freed, 64 MB at most. In a fresh process this makes a model's maps fault in page by page in every call, for whichever
+of two equal models happens to have its maps at the top. One large block, freed, ends most of that, as any large tensor
+does sooner or later.
 """
 
 import ctypes

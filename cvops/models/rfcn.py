@@ -20,10 +20,7 @@ from cvops.models.weights import KeyMap
 @dataclass(frozen=True, kw_only=True)
 class RFCNConfig(BackboneConfig, RoIDetectorConfig):
     """What makes an R-FCN: a ResNet whose last stage is dilated, so that all maps used are at stride 16. It is Caffe's:
-    bottlenecks stride first, and the pool has no padding but a last partial window.
-
-    sizes, ratios: of the anchors, the root of their area in pixels and height / width.
-    """
+    bottlenecks stride first, and the pool has no padding but a last partial window."""
 
     num_classes: int = 20
     backbone: str = "resnet101"
@@ -35,8 +32,6 @@ class RFCNConfig(BackboneConfig, RoIDetectorConfig):
         std=(1 / 255,) * 3,
         bgr=True,
     )
-    sizes: tuple[int, ...] = (128, 256, 512)
-    ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     iou_threshold: float = 0.3
     samples: int = 128
     rpn: ProposalSettings = ProposalSettings(  # noqa: RUF009, frozen
@@ -56,6 +51,8 @@ PAPER = Paper(
 )
 
 STRIDE = 16
+SIZES = (128, 256, 512)
+RATIOS = (0.5, 1.0, 2.0)
 RPN_CHANNELS = 512
 
 _CONFIG = RFCNConfig()
@@ -93,7 +90,7 @@ def build_rfcn(config: RFCNConfig) -> RFCN:
     """
     backbone = config.build_backbone()
     channels = backbone.feature_info.channels
-    shapes = anchor_shapes(config.sizes, config.ratios)
+    shapes = anchor_shapes(SIZES, RATIOS)
     return RFCN(
         config,
         backbone,
