@@ -6,6 +6,7 @@
 // order (column by column, bias first), whatever block it falls into, so results do not depend on threads or strips.
 
 #include "cpu/vec-inl.h"
+#include "cpu/activation-inl.h"
 
 inline int64_t smaller(int64_t a, int64_t b) {
   return a < b ? a : b;
@@ -203,21 +204,9 @@ void pack_rows(const S* plane, int64_t height, int64_t width, int64_t first, int
 template <typename T>
 void activate_row(T* row, int64_t n, int64_t activation) {
   constexpr int lanes = full_lanes<T>;
-  typedef Vec<T, lanes> V;
-  const V zero{}, three = splat<T, lanes>(T(3)), six = splat<T, lanes>(T(6));
   for (int64_t i = 0; i < n; i += lanes) {
-    V v = load_first<T, lanes>(row + i, n - i);
-    if (activation == kRelu) {
-      v = v < zero ? zero : v;
-    } else if (activation == kRelu6) {
-      v = v < zero ? zero : v > six ? six : v;
-    } else if (activation == kSilu) {
-      v = v / (exp_of<T, lanes>(-v) + T(1));
-    } else {
-      const V gate = v + three;
-      v = v * (gate < zero ? zero : gate > six ? six : gate) / six;
-    }
-    store_first<T, lanes>(row + i, v, n - i);
+    const Vec<T, lanes> v = load_first<T, lanes>(row + i, n - i);
+    store_first<T, lanes>(row + i, activated<T, lanes>(v, activation), n - i);
   }
 }
 

@@ -2,7 +2,7 @@
 // shapes are chosen in cuda/depthwise_conv2d.cu.
 #pragma once
 
-#include "cuda/device.cuh"
+#include "cuda/activation.cuh"
 
 namespace cvops::cuda {
 
@@ -57,27 +57,6 @@ __device__ __forceinline__ float multiply_add(float a, float b, float c) {
 __device__ __forceinline__ double multiply_add(double a, double b, double c) {
   return fma(a, b, c);
 }
-__device__ __forceinline__ float exp_of(float x) {
-  return expf(x);
-}
-__device__ __forceinline__ double exp_of(double x) {
-  return exp(x);
-}
-
-// DepthwiseActivation in ops/depthwise_conv2d.h: none, relu, relu6, silu, hardswish. NaN passes through.
-template <typename T>
-__device__ __forceinline__ T activate(T x, int activation) {
-  const T positive = x < T(0) ? T(0) : x;
-  if (activation == 1) return positive;
-  if (activation == 2) return positive > T(6) ? T(6) : positive;
-  if (activation == 3) return x / (T(1) + exp_of(-x));
-  if (activation == 4) {
-    const T shifted = x + T(3), low = shifted < T(0) ? T(0) : shifted;
-    return x * (low > T(6) ? T(6) : low) / T(6);
-  }
-  return x;
-}
-
 // NCHW: one thread makes 4 neighbouring columns of one row of one plane. K x K kernels of stride S without dilation
 // keep the source row in registers; K = 0 is any kernel. Space: packs of columns, rows, planes.
 template <int K, int S, typename In, typename T>

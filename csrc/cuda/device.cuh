@@ -42,6 +42,13 @@ __device__ __forceinline__ int64_t grid_stride() {
   return static_cast<int64_t>(gridDim.x) * blockDim.x;
 }
 
+__device__ __forceinline__ float exp_of(float x) {
+  return expf(x);
+}
+__device__ __forceinline__ double exp_of(double x) {
+  return exp(x);
+}
+
 __device__ __forceinline__ int lane() {
   return static_cast<int>(threadIdx.x) % kWarp;
 }

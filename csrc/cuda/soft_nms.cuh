@@ -6,13 +6,6 @@
 
 namespace cvops::cuda {
 
-__device__ __forceinline__ float exp_of(float x) {
-  return expf(x);
-}
-__device__ __forceinline__ double exp_of(double x) {
-  return exp(x);
-}
-
 // Minus infinity: the score of a box that is taken, or can never be.
 template <typename T>
 __device__ __forceinline__ T no_score() {

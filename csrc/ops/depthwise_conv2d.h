@@ -2,13 +2,11 @@
 // same for the convolution and for the gradient of its input.
 #pragma once
 
+#include "ops/activation.h"
 #include "ops/host_device.h"
 #include "ops/memory_format.h"
 
 namespace cvops {
-
-// Applied to the result; the order is that of ACTIVATIONS in cvops/ops/depthwise_conv2d.py.
-enum DepthwiseActivation : int64_t { kNoActivation, kRelu, kRelu6, kSilu, kHardswish, kActivations };
 
 // Which gradients are wanted; what is not wanted comes back empty.
 enum DepthwiseGradient : int64_t { kGradInput = 1, kGradWeight = 2, kGradBias = 4 };

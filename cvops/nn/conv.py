@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cvops.nn.norm import FrozenBatchNorm2d, Norm, fold_norm, is_fixed
+from cvops.nn.norm import FrozenBatchNorm2d, Norm, apply_norm_, fold_norm, is_fixed
+from cvops.ops._register import transforming
 from cvops.ops.depthwise_conv2d import FUSED_ACTIVATIONS, DepthwiseConv2d, same_padding
 
 Padding = Literal["symmetric", "same"]
@@ -98,9 +99,10 @@ class ConvNormAct(nn.Module):
     The convolution has a bias where there is no norm, or as `bias` says. A `padding` in pixels instead of a convention
     is put on all sides.
 
-    A batch norm of fixed statistics costs no pass over the maps on the CPU, in inference and in training with frozen
-    norms: each call scales the convolution's weights instead, where these are fewer (`_folds`); gradients and
-    state_dict stay those of the parts. To scale them once and for all, see `cvops.nn.fuse`.
+    On the CPU, a batch norm of fixed statistics (in inference, or frozen) is no layer of its own: where that is less
+    work, each call scales the convolution's weights instead; otherwise, without gradients, norm and activation go over
+    the maps together, in place (`_way`). Gradients and state_dict stay those of the parts. To scale the weights once
+    and for all, see `cvops.nn.fuse`.
 
     >>> ConvNormAct(3, 32, 3, stride=2, padding="same")(torch.zeros(1, 3, 65, 64)).shape
     torch.Size([1, 32, 33, 32])
@@ -157,40 +159,61 @@ class ConvNormAct(nn.Module):
         # Not self.conv: attributes of a module are slow to find, which adds up in a batch of one image.
         parts: dict[str, Any] = self._modules
         conv, norm, act = parts["conv"], parts["norm"], parts["act"]
-        y: Tensor
-        if _folds(conv, norm, x):
+        way, fused = _way(conv, norm, act, x)
+        if way == "fold":
             weight, bias = fold_norm(norm, conv.weight, conv.bias)
-            fused = FUSED_ACTIVATIONS.get(type(act))
-            if type(conv) is DepthwiseConv2d and fused is not None and not _is_watched(act):
+            if type(conv) is DepthwiseConv2d:
                 y = conv._conv_forward(x, weight, bias, fused)
             else:
-                y = act(conv._conv_forward(x, weight, bias))
+                y, fused = conv._conv_forward(x, weight, bias), None
+        elif way == "in place":
+            y = apply_norm_(norm, conv(x), fused)
         else:
-            y = act(norm(conv(x)))
-        return y
+            y, fused = norm(conv(x)), None
+        return act(y) if fused is None else y
 
 
-# What is folded; but no subclass, whose forward may do anything.
+# What is merged; but no subclass, whose forward may do anything.
 _CONVOLUTIONS = (nn.Conv2d, Conv2dSame, DepthwiseConv2d)
 _NORMS = (nn.BatchNorm2d, FrozenBatchNorm2d)
 
-# What the handful of calls for a fold costs more than a norm's one, in elements that a norm gets through meanwhile.
-_FOLD_OVERHEAD = 1 << 19
+# What a fold of weights costs beside its pass over them, in elements that the norm would get through meanwhile: when it
+# is differentiated, and when it takes the place of `apply_norm_`, which is cheaper.
+_OVERHEAD_GRAD, _OVERHEAD, _OVERHEAD_DEPTHWISE = 1 << 19, 1 << 17, 1 << 15
 
 
-def _folds(conv: Any, norm: nn.Module, x: Tensor) -> bool:
-    """Whether to scale weights instead of maps: on the CPU, in full precision, and if that is less work. Compilers and
-    exporters see the parts, and fold better; hooks see every part's output."""
+Way = Literal["parts", "fold", "in place"]
+"""Of a norm: a layer of its own, in the weights before it, or in the place of the maps."""
+
+
+def _way(conv: Any, norm: nn.Module, act: nn.Module, x: Tensor) -> tuple[Way, str | None]:
+    """How to compute a unit for `x`, and the name of the activation that a kernel can apply."""
+    if not _merges(conv, norm, x):
+        return "parts", None
+    fused = None if _is_watched(act) else FUSED_ACTIVATIONS.get(type(act))
+    depthwise = type(conv) is DepthwiseConv2d
+    otherwise: Way
+    if torch.is_grad_enabled() or transforming():
+        otherwise, overhead = "parts", _OVERHEAD_GRAD
+    elif depthwise or fused is None:
+        otherwise, overhead = "in place", _OVERHEAD_DEPTHWISE if depthwise else _OVERHEAD
+    else:  # one pass over the maps in any case, for the activation, and it can take the norm along
+        return "in place", fused
+    weight, (down, right) = conv._parameters["weight"], conv.stride
+    outputs = weight.shape[0] * x.shape[0] * x.shape[2] * x.shape[3] // (down * right)
+    return ("fold" if outputs > weight.numel() + overhead else otherwise), fused
+
+
+def _merges(conv: Any, norm: nn.Module, x: Tensor) -> bool:
+    """Whether nobody can tell how a norm is computed: on the CPU, in full precision, with fixed statistics. Compilers
+    and exporters see the parts, and merge them better; hooks see every part's output."""
     if torch.compiler.is_compiling() or not isinstance(x, Tensor):  # a proxy of torch.fx
         return False
     if type(conv) not in _CONVOLUTIONS or type(norm) not in _NORMS or not x.is_cpu or x.ndim != 4:
         return False
-    weight, (down, right) = conv._parameters.get("weight"), conv.stride
-    if weight is None:  # a hook makes it of others: torch.nn.utils.prune, weight_norm
-        return False
-    outputs = weight.shape[0] * x.shape[0] * x.shape[2] * x.shape[3] // (down * right)
+    weight = conv._parameters.get("weight")
     return (
-        outputs > weight.numel() + _FOLD_OVERHEAD
+        weight is not None  # a hook makes it of others: torch.nn.utils.prune, weight_norm
         and is_fixed(norm)
         and x.dtype == weight.dtype
         and x.dtype in (torch.float32, torch.float64)

@@ -3,11 +3,13 @@ Where a norm goes in a block is in `conv.py` and `residual.py`."""
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, TypeGuard
+from typing import Any, Literal, TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from cvops.ops.batch_norm import batch_norm_act_, fold_batch_norm
 
 Norm = Callable[[int], nn.Module]
 """Makes a normalisation layer for a number of channels, e.g. `partial(nn.BatchNorm2d, eps=1e-3)`."""
@@ -55,7 +57,7 @@ def is_fixed(norm: nn.Module) -> TypeGuard[FixedNorm]:
     (False, True, True)
     """
     if isinstance(norm, nn.BatchNorm2d):
-        return not norm.training and norm.running_mean is not None
+        return not norm.training and norm._buffers["running_mean"] is not None
     return isinstance(norm, FrozenBatchNorm2d)
 
 
@@ -67,17 +69,24 @@ def fold_norm(norm: FixedNorm, weight: Tensor, bias: Tensor | None = None) -> tu
     >>> torch.allclose(F.conv2d(x, *fold_norm(norm, conv.weight, conv.bias)), norm(conv(x)), atol=1e-6)
     True
     """
-    entries = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
-    gain, offset, mean, var = [None if entry is None else entry.to(weight.dtype) for entry in entries]
-    assert mean is not None
-    assert var is not None
-    scale = (var + norm.eps).rsqrt()
-    if gain is not None:
-        scale = scale * gain
-    shift = -mean * scale if offset is None else torch.addcmul(offset, mean, scale, value=-1)
-    if bias is not None:
-        shift = torch.addcmul(shift, bias, scale)
-    return weight * scale.view(-1, *[1] * (weight.ndim - 1)), shift
+    return fold_batch_norm(weight, bias, *_entries(norm, weight.dtype), norm.eps)
+
+
+def apply_norm_(norm: FixedNorm, x: Tensor, activation: str | None) -> Tensor:
+    """`x` [N, C, ...] after `norm`, which has to be fixed (`is_fixed`), and one of the activations of
+    `cvops.ops.depthwise_conv2d` or None; in the place of `x`, and without gradients."""
+    return batch_norm_act_(x, *_entries(norm, x.dtype), norm.eps, activation)
+
+
+def _entries(norm: FixedNorm, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Mean, variance, scale and shift."""
+    # Not norm.weight: attributes of a module are slow to find, which adds up over the layers of a network.
+    held: dict[str, Any] = {**norm._buffers, **norm._parameters}
+    mean, var, gain, offset = (
+        entry if entry is None or entry.dtype == dtype else entry.to(dtype)
+        for entry in (held["running_mean"], held["running_var"], held["weight"], held["bias"])
+    )
+    return mean, var, gain, offset
 
 
 def make_norm(name: NormName, eps: float = 1e-5, momentum: float = 0.1) -> Norm:

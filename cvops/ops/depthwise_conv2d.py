@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from cvops.ops._register import autocast_to, differentiable, empty_maps, follows_channels_last
 
-ACTIVATIONS = (None, "relu", "relu6", "silu", "hardswish")  # DepthwiseActivation in csrc/ops/depthwise_conv2d.h
+ACTIVATIONS = (None, "relu", "relu6", "silu", "hardswish")  # Activation in csrc/ops/activation.h
 _FUNCTIONS = (lambda x: x, F.relu, F.relu6, F.silu, F.hardswish)
 FUSED_ACTIVATIONS: dict[type[nn.Module], str] = {
     nn.ReLU: "relu",

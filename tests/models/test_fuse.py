@@ -1,4 +1,4 @@
-"""Folding of fixed norms: by `fuse`, the same outputs with fewer layers and the original untouched; on every call of a
+"""Merging of fixed norms: by `fuse`, the same outputs with fewer layers and the original untouched; on every call of a
 unit, the same outputs and gradients without a pass of the norm, and only where nobody can tell."""
 
 from collections.abc import Callable
@@ -53,7 +53,8 @@ def test_fused_models_still_have_gradients() -> None:
     assert images.grad.abs().max() > 0
 
 
-BIG = (3, 16, 128, 128)  # more output elements than a fold costs
+BIG, SMALL = (3, 16, 128, 128), (1, 16, 9, 8)  # more and fewer output elements than a fold costs
+KINDS = ["pointwise", "strided, asymmetric", "grouped", "depthwise", "depthwise, asymmetric", "linear"]
 
 
 def random_unit(kind: str, norm: str = "batch") -> ConvNormAct:
@@ -61,6 +62,7 @@ def random_unit(kind: str, norm: str = "batch") -> ConvNormAct:
     options: dict[str, Any] = {
         "pointwise": {},
         "strided, asymmetric": {"kernel_size": 3, "stride": 2, "padding": "same", "bias": True, "out_channels": 64},
+        "linear": {"act": None},
         "grouped": {"kernel_size": 3, "groups": 2, "act": "leaky_relu"},
         "depthwise": {"kernel_size": 3, "groups": 16, "act": "silu"},
         "depthwise, asymmetric": {"kernel_size": 5, "padding": "same", "groups": 16, "act": "hard_swish", "bias": True},
@@ -88,7 +90,7 @@ def count_norms(monkeypatch: pytest.MonkeyPatch, call: Callable[[], Any]) -> int
 
 
 @pytest.mark.parametrize("norm", ["batch", "frozen"])
-@pytest.mark.parametrize("kind", ["pointwise", "strided, asymmetric", "grouped", "depthwise", "depthwise, asymmetric"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_fixed_norm_costs_no_pass(kind: str, norm: str, monkeypatch: pytest.MonkeyPatch) -> None:
     unit = random_unit(kind, norm)
     x = torch.randn(BIG, dtype=torch.float64, requires_grad=True)
@@ -102,6 +104,35 @@ def test_a_fixed_norm_costs_no_pass(kind: str, norm: str, monkeypatch: pytest.Mo
         torch.testing.assert_close(a, b)
     with torch.no_grad():  # where a depthwise kernel applies the activation as well
         torch.testing.assert_close(unit(x), want)
+
+
+@pytest.mark.parametrize("shape", [SMALL, BIG], ids=str)
+@pytest.mark.parametrize("form", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("norm", ["batch", "frozen"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_gradients_no_map_is_too_small(
+    kind: str, norm: str, form: torch.memory_format, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unit = random_unit(kind, norm).to(memory_format=form)
+    x = torch.randn(shape, dtype=torch.float64).to(memory_format=form)
+    before, want = x.clone(), parts(unit, x)
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            assert count_norms(monkeypatch, lambda: unit(x)) == 0
+            got = unit(x)
+        torch.testing.assert_close(got, want)
+        assert got.is_contiguous(memory_format=form)
+    assert torch.equal(x, before)
+
+
+def test_torch_func_gets_the_parts() -> None:
+    unit, x = random_unit("pointwise"), torch.randn(4, *SMALL, dtype=torch.float64)
+    want = torch.stack([parts(unit, one) for one in x])
+    with torch.no_grad():
+        torch.testing.assert_close(torch.func.vmap(unit)(x), want)
+        _, moved = torch.func.jvp(unit, (x[0],), (x[1],))
+        _, expected = torch.func.jvp(lambda one: parts(unit, one), (x[0],), (x[1],))
+    torch.testing.assert_close(moved, expected)
 
 
 def test_a_frozen_norm_keeps_nothing_for_the_backward() -> None:
@@ -122,10 +153,12 @@ def test_hooks_see_the_parts(part: str) -> None:
     unit, x, seen = random_unit("depthwise"), torch.randn(BIG, dtype=torch.float64), []
     handle = unit.get_submodule(part).register_forward_hook(lambda layer, inputs, output: seen.append(output))
     want = unit(x)
+    with torch.no_grad():
+        torch.testing.assert_close(unit(x), want)
     handle.remove()
-    assert len(seen) == 1
+    assert len(seen) == 2
     torch.testing.assert_close(unit(x), want)
-    assert len(seen) == 1
+    assert len(seen) == 2
 
 
 def test_only_what_pays_is_folded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +169,7 @@ def test_only_what_pays_is_folded(monkeypatch: pytest.MonkeyPatch) -> None:
 
     x = torch.randn(BIG)
     assert norms(x) == 0
-    assert norms(torch.randn(1, 16, 8, 8)) == 1  # less work than the fold
+    assert norms(torch.randn(SMALL)) == 1  # less work than the fold
     assert norms(x.bfloat16()) == 1  # scaled weights would be rounded
     with torch.autocast("cpu", torch.bfloat16):
         assert norms(x) == 1

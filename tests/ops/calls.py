@@ -51,6 +51,11 @@ def deform(dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
     return *(t.to(dtype) for t in made), torch.rand(2, 18, 7, 8).to(dtype)
 
 
+def normed(dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    made = torch.randn(9, 4, 3, 3), *torch.randn(2, 9), torch.rand(9) + 0.5, *torch.randn(2, 9)
+    return tuple(t.to(dtype) for t in made)
+
+
 def logits(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(60, 7).to(dtype), torch.rand(60, 7).to(dtype)
 
@@ -100,6 +105,7 @@ CALLS = [
     OpCall("soft_nms", scored, lambda b, s, i: ops.soft_nms(b, s)),
     OpCall("matrix_nms", scored, lambda b, s, i: ops.matrix_nms(b, s, idxs=i)),
     OpCall("depthwise_conv2d", depthwise, lambda x, w, b: ops.depthwise_conv2d(x, w, b, padding=1), 3),
+    OpCall("fold_batch_norm", normed, ops.fold_batch_norm, 6),
     OpCall("deform_conv2d", deform, lambda x, o, w, b, m: ops.deform_conv2d(x, o, w, b, padding=1, mask=m), 5),
     OpCall("sigmoid_focal_loss", logits, ops.sigmoid_focal_loss, 1),
     OpCall("softmax_focal_loss", classified, ops.softmax_focal_loss, 1),
