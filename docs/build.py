@@ -37,9 +37,9 @@ Every registered model, made from the registry by `docs/build.py`. Build one wit
   `cvops.load_model("file.safetensors")` builds the model again.
 - `cvops.onnx.export(model, (images,), "file.onnx")` writes standard ONNX operators only; `dynamic_shapes` leaves sizes
   free.
-- A batch norm of fixed statistics (in eval mode, or frozen) costs no pass over the maps on the CPU where that pays: the
-  call scales the convolution's weights. `cvops.nn.fuse(model)` returns a copy for inference in which that is done once
-  and for all, and activations are fused into the depthwise op.
+- A batch norm of fixed statistics (in eval mode, or frozen) is no layer of its own on the CPU: the call scales the
+  convolution's weights where that is less work, and otherwise, without gradients, applies norm and activation in place.
+  `cvops.nn.fuse(model)` returns a copy for inference in which all norms are folded once and for all.
 - Settings in brackets are what a publisher's checkpoints need and their keys do not show; `create_model` applies them.
 - `tf_` names pad as TensorFlow does (`'same'`, batch-norm epsilon 1e-3); the others as torchvision does.
 

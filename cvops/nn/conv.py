@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cvops.nn.norm import FrozenBatchNorm2d, Norm, apply_norm_, fold_norm, is_fixed
+from cvops.nn.norm import FrozenBatchNorm2d, Norm, apply_norm_, fold_norm
 from cvops.ops._register import transforming
 from cvops.ops.depthwise_conv2d import FUSED_ACTIVATIONS, DepthwiseConv2d, same_padding
 
@@ -176,6 +176,7 @@ class ConvNormAct(nn.Module):
 # What is merged; but no subclass, whose forward may do anything.
 _CONVOLUTIONS = (nn.Conv2d, Conv2dSame, DepthwiseConv2d)
 _NORMS = (nn.BatchNorm2d, FrozenBatchNorm2d)
+_EXACT = (torch.float32, torch.float64)  # scaled weights of half types would be rounded
 
 # What a fold of weights costs beside its pass over them, in elements that the norm would get through meanwhile: when it
 # is differentiated, and when it takes the place of `apply_norm_`, which is cheaper.
@@ -186,12 +187,33 @@ Way = Literal["parts", "fold", "in place"]
 """Of a norm: a layer of its own, in the weights before it, or in the place of the maps."""
 
 
-def _way(conv: Any, norm: nn.Module, act: nn.Module, x: Tensor) -> tuple[Way, str | None]:
-    """How to compute a unit for `x`, and the name of the activation that a kernel can apply."""
-    if not _merges(conv, norm, x):
+def _way(conv: Any, norm: Any, act: nn.Module, x: Tensor) -> tuple[Way, str | None]:
+    """How to compute a unit for `x`, and the name of the activation that a kernel can apply.
+
+    Only where nobody can tell: on the CPU, in full precision, with fixed statistics. Compilers and exporters see the
+    parts, and merge them better; hooks see every part's output. Few calls, since each is run with cold caches."""
+    if (
+        type(norm) not in _NORMS
+        or (norm.training and type(norm) is nn.BatchNorm2d)
+        or type(conv) not in _CONVOLUTIONS
+        or type(x) is not Tensor  # a proxy of torch.fx, and others that see the parts
+        or not x.is_cpu
+        or torch.compiler.is_compiling()
+        or torch._C._is_tracing()
+        or torch.is_autocast_enabled("cpu")
+        or _is_watched(conv)
+        or _is_watched(norm)
+        or norm._buffers["running_mean"] is None
+    ):
+        return "parts", None
+    weight, dtype = conv._parameters.get("weight"), x.dtype
+    # No weight: a hook makes it of others, as torch.nn.utils.prune does.
+    if weight is None or weight.dtype != dtype or dtype not in _EXACT or x.ndim != 4:
+        return "parts", None
+    depthwise = type(conv) is DepthwiseConv2d
+    if depthwise and conv.activation is not None:  # before the norm
         return "parts", None
     fused = None if _is_watched(act) else FUSED_ACTIVATIONS.get(type(act))
-    depthwise = type(conv) is DepthwiseConv2d
     otherwise: Way
     if torch.is_grad_enabled() or transforming():
         otherwise, overhead = "parts", _OVERHEAD_GRAD
@@ -199,31 +221,17 @@ def _way(conv: Any, norm: nn.Module, act: nn.Module, x: Tensor) -> tuple[Way, st
         otherwise, overhead = "in place", _OVERHEAD_DEPTHWISE if depthwise else _OVERHEAD
     else:  # one pass over the maps in any case, for the activation, and it can take the norm along
         return "in place", fused
-    weight, (down, right) = conv._parameters["weight"], conv.stride
-    outputs = weight.shape[0] * x.shape[0] * x.shape[2] * x.shape[3] // (down * right)
+    (batch, _, height, width), (down, right) = x.shape, conv.stride
+    outputs = weight.shape[0] * batch * height * width // (down * right)
     return ("fold" if outputs > weight.numel() + overhead else otherwise), fused
-
-
-def _merges(conv: Any, norm: nn.Module, x: Tensor) -> bool:
-    """Whether nobody can tell how a norm is computed: on the CPU, in full precision, with fixed statistics. Compilers
-    and exporters see the parts, and merge them better; hooks see every part's output."""
-    if torch.compiler.is_compiling() or not isinstance(x, Tensor):  # a proxy of torch.fx
-        return False
-    if type(conv) not in _CONVOLUTIONS or type(norm) not in _NORMS or not x.is_cpu or x.ndim != 4:
-        return False
-    weight = conv._parameters.get("weight")
-    return (
-        weight is not None  # a hook makes it of others: torch.nn.utils.prune, weight_norm
-        and is_fixed(norm)
-        and x.dtype == weight.dtype
-        and x.dtype in (torch.float32, torch.float64)
-        and not torch.is_autocast_enabled("cpu")
-        and getattr(conv, "activation", None) is None  # of a depthwise convolution, before the norm
-        and not (_is_watched(conv) or _is_watched(norm))
-    )
 
 
 def _is_watched(layer: nn.Module) -> bool:
     """Whether hooks wait for `layer` to be called."""
-    own = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
-    return any(own) or torch.nn.modules.module._has_any_global_hook()
+    return bool(
+        layer._forward_hooks
+        or layer._forward_pre_hooks
+        or layer._backward_hooks
+        or layer._backward_pre_hooks
+        or torch.nn.modules.module._has_any_global_hook()
+    )

@@ -3,7 +3,7 @@ Where a norm goes in a block is in `conv.py` and `residual.py`."""
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, TypeGuard
+from typing import Literal, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -81,11 +81,12 @@ def apply_norm_(norm: FixedNorm, x: Tensor, activation: str | None) -> Tensor:
 def _entries(norm: FixedNorm, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """Mean, variance, scale and shift."""
     # Not norm.weight: attributes of a module are slow to find, which adds up over the layers of a network.
-    held: dict[str, Any] = {**norm._buffers, **norm._parameters}
-    mean, var, gain, offset = (
-        entry if entry is None or entry.dtype == dtype else entry.to(dtype)
-        for entry in (held["running_mean"], held["running_var"], held["weight"], held["bias"])
-    )
+    buffers = norm._buffers
+    learned = norm._parameters or buffers
+    entries = buffers["running_mean"], buffers["running_var"], learned["weight"], learned["bias"]
+    mean, var, gain, offset = [t if t is None or t.dtype == dtype else t.to(dtype) for t in entries]
+    assert mean is not None
+    assert var is not None
     return mean, var, gain, offset
 
 

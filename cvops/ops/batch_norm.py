@@ -74,8 +74,11 @@ def batch_norm_act_(
     tensor([[1., 0.]])
     """
     index = ACTIVATIONS.index(activation)
-    torch.ops.cvops.batch_norm_act_(input, running_mean, running_var, norm_weight, norm_bias, eps, index)
+    _act(input, running_mean, running_var, norm_weight, norm_bias, eps, index)
     return input
+
+
+_act = torch.ops.cvops.batch_norm_act_.default
 
 
 @torch.library.register_fake("cvops::batch_norm_act_")

@@ -208,3 +208,7 @@ def test_exporters_get_the_parts() -> None:
     traced = torch.fx.symbolic_trace(unit)
     assert [node.target for node in traced.graph.nodes if node.op == "call_module"] == ["conv", "norm", "act"]
     torch.testing.assert_close(program.module()(x), unit(x))
+    with torch.no_grad():
+        script = torch.jit.trace(unit, x)
+    assert "aten::batch_norm" in str(script.inlined_graph)
+    assert "cvops::" not in str(script.inlined_graph)
