@@ -35,10 +35,14 @@ void batch_norm_act_cuda(const Tensor& input, const Tensor& running_mean, const 
   CVOPS_DISPATCH_FLOATS(input.scalar_type(), "batch_norm_act_", [&] {
     using T = compute_t<scalar_t>;
     constexpr int pack = 16 / sizeof(scalar_t);
+    Tensor buffer = torch::stable::new_empty(norm.mean, {channels, 2}, compute_type(input.scalar_type()));
+    Affine<T>* const norms = reinterpret_cast<Affine<T>*>(buffer.mutable_data_ptr<T>());
+    CVOPS_LAUNCH((norm_channels_kernel<scalar_t, T>), blocks_for(channels, kNormActThreads), kNormActThreads, 0,
+        scope.stream(), norm.entries<scalar_t>(), static_cast<T>(eps), channels, norms);
     const auto run = [&]<int N, bool channels_last>() {
       CVOPS_LAUNCH((norm_act_kernel<N, channels_last, scalar_t, T>), blocks_for(numel / N, kNormActThreads),
-          kNormActThreads, 0, scope.stream(), input.mutable_data_ptr<scalar_t>(), norm.entries<scalar_t>(),
-          static_cast<T>(eps), static_cast<int>(activation), numel / N, channels, pixels);
+          kNormActThreads, 0, scope.stream(), input.mutable_data_ptr<scalar_t>(), static_cast<const Affine<T>*>(norms),
+          static_cast<int>(activation), numel / N, channels, pixels);
     };
     if (aligned && (last ? channels : pixels) % pack == 0) {
       last ? run.template operator()<pack, true>() : run.template operator()<pack, false>();

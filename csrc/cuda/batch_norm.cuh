@@ -23,18 +23,25 @@ __global__ void __launch_bounds__(kFoldThreads) fold_batch_norm_kernel(const S* 
   }
 }
 
+// Scale and shift of every channel. A kernel of its own, as square roots and divisions for every pack of elements would
+// take registers that the pass over the maps does not have.
+template <typename S, typename T>
+__global__ void __launch_bounds__(kNormActThreads)
+    norm_channels_kernel(NormEntries<S> norm, T eps, int64_t channels, Affine<T>* __restrict__ norms) {
+  for (int64_t c = grid_index(); c < channels; c += grid_stride()) norms[c] = norm_of_channel(norm, eps, c);
+}
+
 // Packs of N elements, all of one channel with `pixels` in a row, or of N neighbouring channels in channels_last.
 template <int N, bool channels_last, typename S, typename T>
-__global__ void __launch_bounds__(kNormActThreads) norm_act_kernel(
-    S* __restrict__ data, NormEntries<S> norm, T eps, int activation, int64_t packs, int64_t channels, int64_t pixels) {
+__global__ void __launch_bounds__(kNormActThreads) norm_act_kernel(S* __restrict__ data,
+    const Affine<T>* __restrict__ norms, int activation, int64_t packs, int64_t channels, int64_t pixels) {
   for (int64_t i = grid_index(); i < packs; i += grid_stride()) {
     const int64_t first = i * N;
-    const int64_t channel = channels_last ? first % channels : first / pixels % channels;
+    const Affine<T>* const norm = norms + (channels_last ? first % channels : first / pixels % channels);
     Pack<S, N> pack = load_pack<N>(data + first);
-    Affine<T> affine = norm_of_channel(norm, eps, channel);
 #pragma unroll
     for (int k = 0; k < N; ++k) {
-      if (channels_last && k != 0) affine = norm_of_channel(norm, eps, channel + k);
+      const Affine<T> affine = norm[channels_last ? k : 0];
       const T normed = add_rn(mul_rn(static_cast<T>(pack.at[k]), affine.scale), affine.shift);
       pack.at[k] = static_cast<S>(activate(normed, activation));
     }

@@ -21,10 +21,12 @@ struct Affine {
 
 template <typename T, typename S>
 HOST_DEVICE Affine<T> norm_of_channel(const NormEntries<S>& norm, T eps, int64_t c) {
-  T scale = div_rn(T(1), std::sqrt(add_rn(static_cast<T>(norm.var[c]), eps)));
-  if (norm.gain) scale = mul_rn(static_cast<T>(norm.gain[c]), scale);
-  const T centred = sub_rn(norm.bias ? static_cast<T>(norm.bias[c]) : T(0), static_cast<T>(norm.mean[c]));
-  return {scale, add_rn(mul_rn(centred, scale), norm.offset ? static_cast<T>(norm.offset[c]) : T(0))};
+  const T var = static_cast<T>(norm.var[c]), gain = norm.gain ? static_cast<T>(norm.gain[c]) : T(1);
+  const T bias = norm.bias ? static_cast<T>(norm.bias[c]) : T(0);
+  const T offset = norm.offset ? static_cast<T>(norm.offset[c]) : T(0);
+  const T centred = sub_rn(bias, static_cast<T>(norm.mean[c]));
+  const T scale = div_rn(gain, std::sqrt(add_rn(var, eps)));
+  return {scale, add_rn(mul_rn(centred, scale), offset)};
 }
 
 }  // namespace cvops
