@@ -1,7 +1,8 @@
-"""Normalisation by name, batch norm with fixed statistics, and the fold of such a norm into the convolution before it.
-Where a norm goes in a block is in `conv.py` and `residual.py`."""
+"""Normalisation by name, batch norm with fixed statistics, and what such a norm can be instead of a layer: a fold into
+the convolution before it, or one pass with the activation after it. Where a norm goes in a block is in `conv.py` and
+`residual.py`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Literal, TypeGuard
 
@@ -82,7 +83,9 @@ def _entries(norm: FixedNorm, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tenso
     """Mean, variance, scale and shift."""
     # Not norm.weight: attributes of a module are slow to find, which adds up over the layers of a network.
     buffers = norm._buffers
-    learned = norm._parameters or buffers
+    learned: Mapping[str, Tensor | None] = norm._parameters or buffers
+    if "weight" not in learned or "bias" not in learned:  # pruned
+        learned = {"weight": norm.weight, "bias": norm.bias}
     entries = buffers["running_mean"], buffers["running_var"], learned["weight"], learned["bias"]
     mean, var, gain, offset = [t if t is None or t.dtype == dtype else t.to(dtype) for t in entries]
     assert mean is not None

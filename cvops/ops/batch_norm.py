@@ -70,11 +70,16 @@ def batch_norm_act_(
     Returns:
         `input`.
 
+    Raises:
+        ValueError: for another activation.
+        RuntimeError: for shapes, memory formats, dtypes or devices that do not fit.
+
     >>> batch_norm_act_(torch.tensor([[1.0, -2.0]]), torch.zeros(2), torch.ones(2), eps=0.0, activation="relu")
     tensor([[1., 0.]])
     """
-    index = ACTIVATIONS.index(activation)
-    _act(input, running_mean, running_var, norm_weight, norm_bias, eps, index)
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {ACTIVATIONS}, got {activation!r}")
+    _act(input, running_mean, running_var, norm_weight, norm_bias, eps, ACTIVATIONS.index(activation))
     return input
 
 

@@ -195,6 +195,15 @@ def test_weights_that_a_hook_makes_are_left_to_it() -> None:
     torch.testing.assert_close(unit(x), parts(unit, x))
 
 
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_a_pruned_norm_is_folded_as_it_is(name: str) -> None:
+    unit, x = random_unit("pointwise"), torch.randn(SMALL, dtype=torch.float64)
+    torch.nn.utils.prune.random_unstructured(unit.norm, name, 0.5)
+    with torch.no_grad():
+        torch.testing.assert_close(unit(x), parts(unit, x))
+        torch.testing.assert_close(fuse(unit)(x), parts(unit, x))
+
+
 def test_an_activation_before_the_norm_stays_there() -> None:
     unit, x = random_unit("depthwise"), torch.randn(BIG, dtype=torch.float64)
     unit.conv.activation = "relu"

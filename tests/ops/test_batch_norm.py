@@ -247,5 +247,7 @@ def test_opcheck_in_place(last, device):
 )
 def test_bad_input_in_place(call, message):
     _, _, *entries = drawn((4, 1))
+    with pytest.raises(ValueError, match=r"activation must be one of \(None, 'relu', .*\), got 'gelu'"):
+        batch_norm_act_(torch.zeros(2, 4), *entries, activation="gelu")
     with pytest.raises(RuntimeError, match=message):
         call(torch.ops.cvops.batch_norm_act_.default, torch.zeros(2, 4, 3, 5), entries)
