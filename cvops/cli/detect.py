@@ -13,12 +13,20 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from cvops.cli.classify import parse_device, read_lines
 from cvops.cli.errors import UserError
+from cvops.cli.inputs import (
+    AsJson,
+    Device,
+    Images,
+    Weights,
+    check_pictures,
+    choose_model,
+    load_trained,
+    parse_device,
+    read_classes,
+)
 from cvops.data import coco_classes, load_image, to_tensor
-from cvops.models import create_model, find_weights, model_info
 from cvops.models.detector import Detector
-from cvops.models.weights import read_saved
 from cvops.nn import fuse
 from cvops.visualize import draw_detections
 
@@ -26,7 +34,7 @@ DEFAULT_MODEL = "centernet_mobilenetv3"
 
 
 def detect(
-    images: Annotated[list[Path], typer.Argument(help="Picture files.", show_default=False)],
+    images: Images,
     model: Annotated[
         str | None,
         typer.Option(
@@ -34,9 +42,7 @@ def detect(
             show_default=DEFAULT_MODEL,
         ),
     ] = None,
-    weights: Annotated[
-        Path | None, typer.Option(help="Checkpoint file; without it, an installed weights package of the model.")
-    ] = None,
+    weights: Weights = None,
     threshold: Annotated[float, typer.Option(min=0, max=1, help="Leave out detections with a lower score.")] = 0.3,
     output: Annotated[Path, typer.Option(help="Folder for the pictures with boxes and for detections.json.")] = Path(
         "detections"
@@ -44,19 +50,16 @@ def detect(
     classes: Annotated[
         Path | None, typer.Option(help="Class names, one a line, for weights other than COCO's.")
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    device: Device = "cpu",
+    as_json: AsJson = False,
 ) -> None:
     """Detect objects on pictures: write the pictures with boxes, labels and scores, and all of it as JSON."""
     target = parse_device(device)
-    if model is None:
-        saved = None if weights is None else read_saved(weights)
-        model = DEFAULT_MODEL if saved is None else saved.model
-    for path in images:
-        if not path.exists():
-            raise FileNotFoundError(f"no such file: {path}")
-    names = None if classes is None else tuple(read_lines(classes))
-    network = load_detector(model, weights, None if names is None else len(names))
+    check_pictures(images)
+    names = None if classes is None else read_classes(classes)
+    name = choose_model(model, weights, DEFAULT_MODEL)
+    network = load_trained(name, "detection", weights, None if names is None else len(names))
+    assert isinstance(network, Detector)
     names = names or _names(network.config.num_classes)
     network = fuse(network).to(target)
     try:
@@ -66,12 +69,12 @@ def detect(
     results: list[dict[str, Any]] = []
     jobs = list(zip(images, _file_names(images), strict=True))
     hidden = not sys.stderr.isatty() or len(images) < 4
-    for path, name in track(jobs, "detecting", console=Console(stderr=True), transient=True, disable=hidden):
+    for path, file in track(jobs, "detecting", console=Console(stderr=True), transient=True, disable=hidden):
         picture = load_image(path)
         with torch.inference_mode():
             [found] = network([to_tensor(picture).to(target)])
         found = {key: value.cpu() for key, value in found.items()}
-        drawn = output / name
+        drawn = output / file
         draw_detections(picture, found, names, threshold=threshold).save(drawn)
         results.append(
             {
@@ -88,23 +91,6 @@ def detect(
         print(text)
     else:
         _print_table(results, output)
-
-
-def load_detector(name: str, weights: Path | None, num_classes: int | None) -> Detector[Any]:
-    """The detector with trained weights, from a file or from the package that carries them; `num_classes` None for as
-    many as it was published with."""
-    info = model_info(name)
-    if info.task != "detection":
-        raise UserError(f"{info.name} is a {info.task} model; cvops detect takes detection models")
-    network = create_model(name, num_classes=num_classes, weights=weights or find_weights(name))
-    assert isinstance(network, Detector)
-    report = network.weights_report
-    if report is not None and report.fresh:
-        raise UserError(
-            f"{report.fresh[0]}. Without a trained classifier the answer would be noise: "
-            f"name the checkpoint's classes with --classes FILE"
-        )
-    return network
 
 
 def detections_of(found: dict[str, Tensor], names: tuple[str, ...], threshold: float) -> list[dict[str, Any]]:
