@@ -97,5 +97,5 @@ def reference_roi_pool(input: Tensor, rois: Tensor, output_size: Size, spatial_s
                 columns = pooled_bin(x1, x2, width, q, input.shape[3], True, dtype)
                 bin = input[image, :, rows, columns]
                 if bin.numel():
-                    out[k, :, p, q] = bin.amax((1, 2))
+                    out[k, :, p, q] = bin.flatten(1).max(1).values  # of equals the first, not a share for each
     return out

@@ -3,6 +3,7 @@
 import torch
 
 import cvops
+from cvops.ops.roi_pool import reference_roi_pool
 from ops.rois import INF, NAN, RoiSuite, any_geometry
 
 
@@ -21,6 +22,17 @@ def test_argmax_is_the_first_of_equals_and_minus_one_for_an_empty_bin(device):
     assert out.flatten().tolist() == [1, 0]
     assert argmax.flatten().tolist() == [6, -1]
     assert argmax.dtype == torch.int32
+
+
+def test_the_first_of_equals_has_the_gradient(device):
+    """Half types tie often, and so does anything after a ReLU."""
+    x = torch.randint(0, 3, (1, 33, 5, 6), device=device).to(torch.bfloat16).requires_grad_()
+    rois = torch.tensor([[0.0, 0, 0, 5, 4], [0, 1, 1, 4, 4]], device=device)
+    weights = torch.randint(1, 5, (2, 33, 2, 2), device=device)
+    (ours,) = torch.autograd.grad((cvops.ops.roi_pool(x, rois, 2) * weights).sum(), x)
+    wide = x.detach().float().requires_grad_()
+    (theirs,) = torch.autograd.grad((reference_roi_pool(wide, rois, 2) * weights).sum(), wide)
+    assert torch.equal(ours.float(), theirs)
 
 
 def test_not_a_number_is_never_the_largest(device):
