@@ -57,6 +57,7 @@ __device__ __forceinline__ float multiply_add(float a, float b, float c) {
 __device__ __forceinline__ double multiply_add(double a, double b, double c) {
   return fma(a, b, c);
 }
+
 // NCHW: one thread makes 4 neighbouring columns of one row of one plane. K x K kernels of stride S without dilation
 // keep the source row in registers; K = 0 is any kernel. Space: packs of columns, rows, planes.
 template <int K, int S, typename In, typename T>

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cvops.nn.norm import FrozenBatchNorm2d, Norm, apply_norm_, fold_norm
+from cvops.nn.norm import FrozenBatchNorm2d, Norm, apply_norm_, fold_norm, is_fixed
 from cvops.ops._register import transforming
 from cvops.ops.depthwise_conv2d import FUSED_ACTIVATIONS, DepthwiseConv2d, same_padding
 
@@ -194,7 +194,7 @@ def _way(conv: Any, norm: Any, act: nn.Module, x: Tensor) -> tuple[Way, str | No
     parts, and merge them better; hooks see every part's output. Few calls, since each is run with cold caches."""
     if (
         type(norm) not in _NORMS
-        or (norm.training and type(norm) is nn.BatchNorm2d)
+        or not is_fixed(norm)
         or type(conv) not in _CONVOLUTIONS
         or type(x) is not Tensor  # a proxy of torch.fx, and others that see the parts
         or not x.is_cpu
@@ -203,7 +203,6 @@ def _way(conv: Any, norm: Any, act: nn.Module, x: Tensor) -> tuple[Way, str | No
         or torch.is_autocast_enabled("cpu")
         or _is_watched(conv)
         or _is_watched(norm)
-        or norm._buffers["running_mean"] is None
     ):
         return "parts", None
     weight, dtype = conv._parameters.get("weight"), x.dtype
