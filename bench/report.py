@@ -43,6 +43,11 @@ def members_of(rows: list[common.Row], group: common.Group, device: str) -> list
     ]
 
 
+def target_of(row: common.Row) -> str:
+    """Targets are about the CPU."""
+    return f"{row.target:g}x" if row.target and row.device == "cpu" else "-"
+
+
 def cells(row: common.Row) -> list[str]:
     low, high = row.cvops_iqr
     return [
@@ -52,7 +57,7 @@ def cells(row: common.Row) -> list[str]:
         "; ".join(f"{name} {ms(value)}" for name, value in row.peers_ms.items()) or "-",
         "; ".join(f"{value:.2f}x" for value in row.ratios.values()) or "-",
         "; ".join(f"{value:.2f}x" for value in row.best_ratios.values()) or "-",
-        f"{row.target:g}x" if row.target else "-",
+        target_of(row),
         ms(row.floor_ms),
         f"{row.cvops_ms / row.floor_ms:.1f}" if row.floor_ms else "-",
     ]
@@ -63,8 +68,10 @@ HEADER = ["op", "case", "cvops ms [quartiles]", "peer ms", "ratio", "of best rou
 
 def group_lines(rows: list[common.Row]) -> list[str]:
     return [
-        f"{group.name}{' (GPU)' if device == 'cuda' else ''}: geometric mean {mean:.2f}x (target {group.target:g}x), "
-        f"worst {worst:.2f}x" + (f" (target {group.worst:g}x)" if group.worst else "")
+        f"{group.name}: geometric mean {mean:.2f}x (target {group.target:g}x), worst {worst:.2f}x"
+        + (f" (target {group.worst:g}x)" if group.worst else "")
+        if device == "cpu"
+        else f"{group.name} (GPU): geometric mean {mean:.2f}x, worst {worst:.2f}x"
         for group, device, mean, worst in geometric_means(rows)
     ]
 
@@ -90,11 +97,13 @@ def markdown_short(rows: list[common.Row]) -> str:
     for row in rows:
         if row.target and row.ratios:
             peer, ratio = next(iter(row.ratios.items()))
-            lines.append(f"| {row.op} {row.name} | {peer} | {ratio:.1f}x | {row.target:g}x |")
+            where = " (GPU)" if row.device == "cuda" else ""
+            lines.append(f"| {row.op} {row.name}{where} | {peer} | {ratio:.1f}x | {target_of(row)} |")
     for group, device, mean, worst in geometric_means(rows):
         peers = ", ".join(sorted({next(iter(row.ratios)) for row in members_of(rows, group, device)}))
         measured = f"{mean:.2f}x mean, {worst:.2f}x worst"
-        lines.append(f"| {group.name} | {peers} | {measured} | {group.target:g}x mean |")
+        where, target = (" (GPU)", "-") if device == "cuda" else ("", f"{group.target:g}x mean")
+        lines.append(f"| {group.name}{where} | {peers} | {measured} | {target} |")
     return "\n".join(lines)
 
 
@@ -128,13 +137,20 @@ def bars(rows: list[common.Row]) -> list[tuple[str, str, float, float | None, li
             ratio = next(iter(row.ratios.values()))
             gpu = " (GPU)" if row.device == "cuda" else ""
             found.append(
-                (row.op, f"{row.op}  {row.name.removeprefix(row.op).strip()}{gpu}", ratio, row.target, [ratio])
+                (
+                    row.op,
+                    f"{row.op}  {row.name.removeprefix(row.op).strip()}{gpu}",
+                    ratio,
+                    None if gpu else row.target,
+                    [ratio],
+                )
             )
     for group, device, mean, _worst in geometric_means(rows):
         members = members_of(rows, group, device)
         ratios = [next(iter(r.ratios.values())) for r in members]
         gpu = " (GPU)" if device == "cuda" else ""
-        found.append((members[0].op, f"{group.name}, mean of {len(ratios)}{gpu}", mean, group.target, ratios))
+        target = None if gpu else group.target
+        found.append((members[0].op, f"{group.name}, mean of {len(ratios)}{gpu}", mean, target, ratios))
     return found
 
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from cvops.ops._activation import ACTIVATIONS
 from cvops.ops.box_iou import CIOU, DIOU, GIOU, IOU
 from cvops.ops.corner_pool import DIRECTIONS
-from cvops.ops.depthwise_conv2d import ACTIVATIONS
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from cvops import ops
 from cvops.nn.norm import fold_norm, is_fixed
-from cvops.ops.depthwise_conv2d import FUSED_ACTIVATIONS
+from cvops.ops._activation import FUSED_ACTIVATIONS
 
 
 @dataclass(frozen=True)

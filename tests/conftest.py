@@ -11,6 +11,8 @@ import os
 import pytest
 import torch
 
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what torch's deterministic mode asks for on a GPU
+
 ON_CUDA_HOST = bool(os.environ.get("CVOPS_OPS_LIBRARY"))
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() and not ON_CUDA_HOST else [])]
 

@@ -43,7 +43,7 @@ def contest(name: str, kind: str, device: str) -> Contest:
     count, height, width = (2, 480, 608) if training else (1, 640, 800)
     scenes = [scene(generator, height, width) for _ in range(count)]
     images = [image.to(device) for image, _ in scenes]
-    theirs = ssd300(training, images[0]) if name == "SSD300" else detector(name, training, images[0])
+    theirs = ssd300(training, scenes[0][0]) if name == "SSD300" else detector(name, training, scenes[0][0])
     zoo_name, first_label = ZOO[name]
     settings: dict[str, Any] = {}
     if name != "SSD300":

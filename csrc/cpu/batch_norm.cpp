@@ -23,9 +23,9 @@ std::pair<std::unique_ptr<T[]>, std::unique_ptr<T[]>> norms_of(const NormTensors
   return {std::move(scales), std::move(shifts)};
 }
 
-std::tuple<Tensor, Tensor> fold_batch_norm_cpu(const Tensor& weight_in, const MaybeTensor& bias,
-    const Tensor& running_mean, const Tensor& running_var, const MaybeTensor& norm_weight, const MaybeTensor& norm_bias,
-    double eps) {
+std::tuple<Tensor, Tensor> fold_batch_norm_cpu(const Tensor& weight_in, const std::optional<Tensor>& bias,
+    const Tensor& running_mean, const Tensor& running_var, const std::optional<Tensor>& norm_weight,
+    const std::optional<Tensor>& norm_bias, double eps) {
   const NormTensors norm = check_fold_batch_norm(weight_in, bias, running_mean, running_var, norm_weight, norm_bias);
   const Tensor weight = dense(weight_in);  // in both formats, the weights of a channel lie in a row
   const Tensor scaled = torch::stable::empty_like(weight), shift = torch::stable::empty_like(norm.mean);
@@ -44,7 +44,7 @@ std::tuple<Tensor, Tensor> fold_batch_norm_cpu(const Tensor& weight_in, const Ma
 }
 
 void batch_norm_act_cpu(const Tensor& input, const Tensor& running_mean, const Tensor& running_var,
-    const MaybeTensor& norm_weight, const MaybeTensor& norm_bias, double eps, int64_t activation) {
+    const std::optional<Tensor>& norm_weight, const std::optional<Tensor>& norm_bias, double eps, int64_t activation) {
   const NormTensors norm = check_batch_norm_act(input, running_mean, running_var, norm_weight, norm_bias, activation);
   if (input.numel() == 0) return;
   const int64_t channels = input.size(1), batch = input.size(0), pixels = input.numel() / (batch * channels);

@@ -7,9 +7,9 @@
 namespace cvops::cuda {
 namespace {
 
-std::tuple<Tensor, Tensor> fold_batch_norm_cuda(const Tensor& weight_in, const MaybeTensor& bias,
-    const Tensor& running_mean, const Tensor& running_var, const MaybeTensor& norm_weight, const MaybeTensor& norm_bias,
-    double eps) {
+std::tuple<Tensor, Tensor> fold_batch_norm_cuda(const Tensor& weight_in, const std::optional<Tensor>& bias,
+    const Tensor& running_mean, const Tensor& running_var, const std::optional<Tensor>& norm_weight,
+    const std::optional<Tensor>& norm_bias, double eps) {
   const NormTensors norm = check_fold_batch_norm(weight_in, bias, running_mean, running_var, norm_weight, norm_bias);
   const DeviceScope scope(weight_in);
   const Tensor weight = dense(weight_in);  // in both formats, the weights of a channel lie in a row
@@ -25,7 +25,7 @@ std::tuple<Tensor, Tensor> fold_batch_norm_cuda(const Tensor& weight_in, const M
 }
 
 void batch_norm_act_cuda(const Tensor& input, const Tensor& running_mean, const Tensor& running_var,
-    const MaybeTensor& norm_weight, const MaybeTensor& norm_bias, double eps, int64_t activation) {
+    const std::optional<Tensor>& norm_weight, const std::optional<Tensor>& norm_bias, double eps, int64_t activation) {
   const NormTensors norm = check_batch_norm_act(input, running_mean, running_var, norm_weight, norm_bias, activation);
   const int64_t numel = input.numel();
   if (numel == 0) return;

@@ -20,14 +20,22 @@ Tensor fresh(const Tensor& like, const int64_t (&shape)[rank]) {
   return torch::stable::new_empty(like, {shape, rank}, compute_type(like.scalar_type()));
 }
 
+// Views of [n, c, h, w] as [n, h, w, c], and back.
+Tensor channels_innermost(const Tensor& maps) {
+  return torch::stable::transpose(torch::stable::transpose(maps, 1, 2), 2, 3);
+}
+Tensor channels_second(const Tensor& maps) {
+  return torch::stable::transpose(torch::stable::transpose(maps, 2, 3), 1, 2);
+}
+
 // [n, c, h, w] stored channels last, as rows of channels: [n * h * w, c].
 Tensor rows_of(const Tensor& maps) {
-  return torch::stable::reshape(torch::stable::permute(maps, {0, 2, 3, 1}), {-1, maps.size(1)});
+  return torch::stable::reshape(channels_innermost(maps), {-1, maps.size(1)});
 }
 
 // Rows [n * h * w, c] as maps in the format that the input has.
 Tensor maps_of(const Tensor& rows, int64_t n, int64_t h, int64_t w, bool channels_last, ScalarType type) {
-  const Tensor maps = torch::stable::permute(torch::stable::view(rows, {n, h, w, rows.size(1)}), {0, 3, 1, 2});
+  const Tensor maps = channels_second(torch::stable::view(rows, {n, h, w, rows.size(1)}));
   return torch::stable::contiguous(
       torch::stable::to(maps, type), channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
 }
@@ -52,7 +60,7 @@ struct Sources {
       : s(shape),
         input(packed(rows_of(computed(input_in, MemoryFormat::ChannelsLast)))),
         offset(computed(offset_in)),
-        weight(torch::stable::reshape(torch::stable::permute(computed(weight_in), {0, 2, 3, 1}), {s.out_c, -1})),
+        weight(torch::stable::reshape(channels_innermost(computed(weight_in)), {s.out_c, -1})),
         rows(s.n * s.positions()),
         columns(new_columns(input_in)),
         stream(on) {
@@ -184,8 +192,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv2d_backward_cuda(const Ten
   }
   if (by_input) grad_input = maps_of(grad_input, s.n, s.h, s.w, follows_channels_last(input), type);
   if (by_weight) {
-    const Tensor taps_inside =
-        torch::stable::permute(torch::stable::view(grad_weight, {s.out_c, s.kh, s.kw, s.group_in()}), {0, 3, 1, 2});
+    const Tensor taps_inside = channels_second(torch::stable::view(grad_weight, {s.out_c, s.kh, s.kw, s.group_in()}));
     grad_weight = torch::stable::contiguous(taps_inside);
   }
   return {torch::stable::to(grad_input, type), torch::stable::to(grad_weight, type),

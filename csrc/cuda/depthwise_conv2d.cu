@@ -47,7 +47,7 @@ unsigned blocks_of(const Space& s) {
 
 // Calls run.template operator()<K, S>() for the kernels that have a path of their own, <0, 0> for the rest.
 template <typename F>
-void dispatch_kernel(const DepthwiseSizes& s, const F& run) {
+void dispatch_kernel(const DepthwiseShape& s, const F& run) {
   const bool plain = s.kh == s.kw && s.stride_h == s.stride_w && s.dilation_h == 1 && s.dilation_w == 1;
   const int64_t key = plain && s.stride_h <= 2 ? s.kh * 10 + s.stride_h : 0;
   if (key == 31) return run.template operator()<3, 1>();
@@ -65,6 +65,34 @@ void dispatch_width(int64_t channels, const F& run) {
   return channels % wide == 0 ? run.template operator()<wide>() : run.template operator()<1>();
 }
 
+// out = activation(bias + conv(input)) for tensors in one format; `turned` taps as in the kernels.
+void convolve(const DepthwiseShape& s, bool nhwc, const Tensor& input, const Tensor& weight,
+    const std::optional<Tensor>& bias, bool turned, int64_t activation, Tensor& out, const DeviceScope& scope) {
+  if (out.numel() == 0) return;
+  CVOPS_DISPATCH_FLOATS(input.scalar_type(), "depthwise_conv2d", [&] {
+    using T = compute_t<scalar_t>;
+    const scalar_t *x = input.const_data_ptr<scalar_t>(), *w = weight.const_data_ptr<scalar_t>();
+    const scalar_t* const b = bias ? bias->const_data_ptr<scalar_t>() : nullptr;
+    scalar_t* const y = out.mutable_data_ptr<scalar_t>();
+    const int act = static_cast<int>(activation);
+    const auto run_nhwc = [&]<int K, int S, int V>() {
+      constexpr int columns = kDepthwiseColumnsInside<V>;
+      const Space space = space_of(s.c / V, (s.out_w + columns - 1) / columns, s.n * s.out_h);
+      CVOPS_LAUNCH((depthwise_nhwc_kernel<K, S, V, scalar_t, T>), blocks_of(space), kDepthwiseThreads, 0,
+          scope.stream(), x, w, b, s, space, turned, act, y);
+    };
+    constexpr int wide = 16 / sizeof(scalar_t);
+    if (nhwc && s.c % wide != 0 && !turned) return run_nhwc.template operator()<0, 0, 1>();
+    dispatch_kernel(s, [&]<int K, int S>() {
+      if (nhwc) return run_nhwc.template operator()<K, S, wide>();
+      const int64_t packs = (s.out_w + kDepthwiseColumns - 1) / kDepthwiseColumns;
+      const Space space = space_of(packs, s.out_h, s.n * s.c * s.m);
+      CVOPS_LAUNCH((depthwise_nchw_kernel<K, S, scalar_t, T>), blocks_of(space), kDepthwiseThreads, 0, scope.stream(),
+          x, w, b, s, space, turned, act, y);
+    });
+  });
+}
+
 Tensor depthwise_conv2d_cuda(const Tensor& input_in, const Tensor& weight_in, const std::optional<Tensor>& bias_in,
     const IntList& stride, const IntList& padding, const IntList& dilation, int64_t activation) {
   const DepthwiseSizes s = check_depthwise_conv2d(input_in, weight_in, bias_in, stride, padding, dilation, activation);
@@ -74,38 +102,31 @@ Tensor depthwise_conv2d_cuda(const Tensor& input_in, const Tensor& weight_in, co
   std::optional<Tensor> bias;
   if (bias_in) bias = torch::stable::contiguous(*bias_in);
   Tensor out = empty_maps(input, s.n, s.c * s.m, s.out_h, s.out_w, input.scalar_type(), nhwc);
-  const DepthwiseShape shape = shape_from(s);
-  if (out.numel() > 0) {
-    CVOPS_DISPATCH_FLOATS(input.scalar_type(), "depthwise_conv2d", [&] {
-      using T = compute_t<scalar_t>;
-      const scalar_t *x = input.const_data_ptr<scalar_t>(), *w = weight.const_data_ptr<scalar_t>();
-      const scalar_t* const b = bias ? bias->const_data_ptr<scalar_t>() : nullptr;
-      scalar_t* const y = out.mutable_data_ptr<scalar_t>();
-      const int act = static_cast<int>(activation);
-      if (nhwc) {
-        dispatch_width<scalar_t>(s.c, [&]<int V>() {
-          constexpr int columns = kDepthwiseColumnsInside<V>;
-          const Space space = space_of(s.c / V, (s.out_w + columns - 1) / columns, s.n * s.out_h);
-          CVOPS_LAUNCH((depthwise_nhwc_kernel<V, scalar_t, T>), blocks_of(space), kDepthwiseThreads, 0, scope.stream(),
-              x, w, b, shape, space, act, y);
-        });
-      } else {
-        dispatch_kernel(s, [&]<int K, int S>() {
-          const int64_t packs = (s.out_w + kDepthwiseColumns - 1) / kDepthwiseColumns;
-          const Space space = space_of(packs, s.out_h, s.n * s.c * s.m);
-          CVOPS_LAUNCH((depthwise_nchw_kernel<K, S, scalar_t, T>), blocks_of(space), kDepthwiseThreads, 0,
-              scope.stream(), x, w, b, shape, space, act, y);
-        });
-      }
-    });
-  }
+  convolve(shape_from(s), nhwc, input, weight, bias, false, activation, out, scope);
   return in_aligned_format(out, s.channels_last);
+}
+
+// The convolution of which the gradient of the input is the result, if it is one that has a kernel of its own: stride
+// 1, taps turned around.
+std::optional<DepthwiseShape> as_convolution(const DepthwiseSizes& s, bool nhwc, const Tensor& grad) {
+  const bool small = s.kh == s.kw && (s.kh == 3 || s.kh == 5 || s.kh == 7);
+  const bool plain = s.m == 1 && s.stride_h == 1 && s.stride_w == 1 && s.dilation_h == 1 && s.dilation_w == 1;
+  const bool fits = !nhwc || s.c % (16 / grad.element_size()) == 0;
+  if (!small || !plain || !fits) return std::nullopt;
+  DepthwiseShape turned = shape_from(s);
+  std::swap(turned.h, turned.out_h), std::swap(turned.w, turned.out_w);
+  turned.before_h = s.kh - 1 - s.top, turned.before_w = s.kw - 1 - s.left;
+  return turned;
 }
 
 Tensor grad_input_of(
     const DepthwiseSizes& s, bool nhwc, const Tensor& grad, const Tensor& weight, const DeviceScope& scope) {
   Tensor out = empty_maps(grad, s.n, s.c, s.h, s.w, grad.scalar_type(), nhwc);
   if (out.numel() == 0) return out;
+  if (const auto turned = as_convolution(s, nhwc, grad)) {
+    convolve(*turned, nhwc, grad, weight, std::nullopt, true, 0, out, scope);
+    return out;
+  }
   const DepthwiseShape shape = shape_from(s);
   const PlaneStrides of_grad = strides_of(s.c * s.m, s.out_h, s.out_w, nhwc),
                      of_input = strides_of(s.c, s.h, s.w, nhwc);

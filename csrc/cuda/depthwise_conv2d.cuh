@@ -32,9 +32,10 @@ struct Space {
   int log2_inner, log2_middle;
 };
 
-// Calls visit(inner, middle, outer) for this thread's places. Divisions are per block and step, not per place.
-template <typename F>
-__device__ __forceinline__ void for_each_place(const Space& s, const F& visit) {
+// Calls visit(inner, middle, outer) for this thread's places, after prepare(inner) of the block's first, by all
+// threads. Divisions are per block and step, not per place.
+template <typename P, typename F>
+__device__ __forceinline__ void for_each_place(const Space& s, const P& prepare, const F& visit) {
   const int t = static_cast<int>(threadIdx.x);
   const int inner = t & ((1 << s.log2_inner) - 1), middle = t >> s.log2_inner & ((1 << s.log2_middle) - 1);
   const int outer = t >> (s.log2_inner + s.log2_middle);
@@ -44,6 +45,7 @@ __device__ __forceinline__ void for_each_place(const Space& s, const F& visit) {
   const int64_t tiles = along_inner * along_middle * ((s.outer + outer_step - 1) / outer_step);
   for (int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
     const int64_t slab = tile / along_inner;
+    prepare(tile - slab * along_inner << s.log2_inner);
     const int64_t i = (tile - slab * along_inner << s.log2_inner) + inner;
     const int64_t j = (slab % along_middle << s.log2_middle) + middle;
     const int64_t k = slab / along_middle * outer_step + outer;
@@ -51,19 +53,18 @@ __device__ __forceinline__ void for_each_place(const Space& s, const F& visit) {
   }
 }
 
-__device__ __forceinline__ float multiply_add(float a, float b, float c) {
-  return fmaf(a, b, c);
-}
-__device__ __forceinline__ double multiply_add(double a, double b, double c) {
-  return fma(a, b, c);
+template <typename F>
+__device__ __forceinline__ void for_each_place(const Space& s, const F& visit) {
+  for_each_place(s, [](int64_t) {}, visit);
 }
 
 // NCHW: one thread makes 4 neighbouring columns of one row of one plane. K x K kernels of stride S without dilation
-// keep the source row in registers; K = 0 is any kernel. Space: packs of columns, rows, planes.
+// keep the source row in registers; K = 0 is any kernel. `turned` ones (K > 0 only) are read from their end, as the
+// gradient of the input wants them. Space: packs of columns, rows, planes.
 template <int K, int S, typename In, typename T>
 __global__ void __launch_bounds__(kDepthwiseThreads, 2)
     depthwise_nchw_kernel(const In* __restrict__ input, const In* __restrict__ weight, const In* __restrict__ bias,
-        DepthwiseShape s, Space space, int activation, In* __restrict__ out) {
+        DepthwiseShape s, Space space, bool turned, int activation, In* __restrict__ out) {
   for_each_place(space, [&](int64_t pack, int64_t y, int64_t plane) {
     const int64_t planes = s.c * s.m, channel = plane % planes, x0 = pack * kDepthwiseColumns;
     const In* const source = input + (plane / planes * s.c + channel / s.m) * s.h * s.w;
@@ -86,7 +87,7 @@ __global__ void __launch_bounds__(kDepthwiseThreads, 2)
         }
 #pragma unroll
         for (int kx = 0; kx < K; ++kx) {
-          const T tap = static_cast<T>(taps[ky * K + kx]);
+          const T tap = static_cast<T>(taps[turned ? K * K - 1 - (ky * K + kx) : ky * K + kx]);
 #pragma unroll
           for (int v = 0; v < kDepthwiseColumns; ++v) sum[v] = multiply_add(row[v * S + kx], tap, sum[v]);
         }
@@ -124,37 +125,80 @@ __global__ void __launch_bounds__(kDepthwiseThreads, 2)
 template <int V>
 constexpr int kDepthwiseColumnsInside = V > 4 ? 2 : kDepthwiseColumns;
 
-// NHWC, m = 1: one thread makes V channels of some neighbouring columns. Space: packs of channels, packs of columns,
-// rows of all images.
-template <int V, typename In, typename T>
+// NHWC, m = 1: one thread makes V channels of some neighbouring columns. K x K kernels of stride S without dilation
+// keep the source row in registers and the block's taps in shared memory; K = 0 is any kernel. `turned`: as above.
+// Space: up to 32 packs of channels per block, packs of columns, rows of all images.
+template <int K, int S, int V, typename In, typename T>
 __global__ void __launch_bounds__(kDepthwiseThreads, 2)
     depthwise_nhwc_kernel(const In* __restrict__ input, const In* __restrict__ weight, const In* __restrict__ bias,
-        DepthwiseShape s, Space space, int activation, In* __restrict__ out) {
-  for_each_place(space, [&](int64_t pack, int64_t column, int64_t line) {
-    constexpr int kColumns = kDepthwiseColumnsInside<V>;
-    const int64_t channel = pack * V, x0 = column * kColumns, image = line / s.out_h, y = line % s.out_h;
-    const int64_t taps = s.kh * s.kw;
+        DepthwiseShape s, Space space, bool turned, int activation, In* __restrict__ out) {
+  constexpr int kColumns = kDepthwiseColumnsInside<V>, kTaps = K > 0 ? K * K : 1;
+  CVOPS_SHARED(In, shared_taps, kTaps * kWarp * V);  // [tap, pack of the block, V]
+  int64_t first_pack = -1;
+  const auto share_taps = [&](int64_t pack) {
+    if (K == 0 || pack == first_pack) return;
+    __syncthreads();
+    first_pack = pack;
+    const int64_t left = s.c - pack * V, most = int64_t{V} << space.log2_inner;
+    const int count = static_cast<int>(left < most ? left : most) * kTaps;
+    for (int i = static_cast<int>(threadIdx.x); i < count; i += kDepthwiseThreads) {
+      const int channel = i / kTaps, tap = i % kTaps;
+      shared_taps[(turned ? kTaps - 1 - tap : tap) * kWarp * V + channel] = weight[pack * V * kTaps + i];
+    }
+    __syncthreads();
+  };
+  for_each_place(space, share_taps, [&](int64_t pack, int64_t column, int64_t line) {
+    const int64_t channel = pack * V, x0 = column * kColumns, image = line / s.out_h, y = line - image * s.out_h;
     T sum[kColumns][V];
 #pragma unroll
     for (int i = 0; i < kColumns; ++i) {
 #pragma unroll
       for (int v = 0; v < V; ++v) sum[i][v] = bias == nullptr ? T(0) : static_cast<T>(bias[channel + v]);
     }
-    for (int64_t ky = 0; ky < s.kh; ++ky) {
-      const int64_t from_y = y * s.stride_h - s.before_h + ky * s.dilation_h;
-      if (from_y < 0 || from_y >= s.h) continue;
-      const In* const row = input + (image * s.h + from_y) * s.w * s.c + channel;
-      for (int64_t kx = 0; kx < s.kw; ++kx) {
-        T tap[V];
+    if constexpr (K > 0) {
+      const int64_t first_x = x0 * S - s.before_w;
+      const In* const taps = shared_taps + (pack - first_pack) * V;
 #pragma unroll
-        for (int v = 0; v < V; ++v) tap[v] = static_cast<T>(weight[(channel + v) * taps + ky * s.kw + kx]);
+      for (int ky = 0; ky < K; ++ky) {
+        const int64_t from_y = y * S - s.before_h + ky;
+        if (from_y < 0 || from_y >= s.h) continue;
+        const int64_t from = ((image * s.h + from_y) * s.w + first_x) * s.c + channel;
+        constexpr int kReach = (kColumns - 1) * S + K;
+        Pack<In, V> row[kReach];
 #pragma unroll
-        for (int i = 0; i < kColumns; ++i) {
-          const int64_t x = (x0 + i) * s.stride_w - s.before_w + kx * s.dilation_w;
-          if (x < 0 || x >= s.w) continue;
-          const Pack<In, V> values = load_pack<V>(row + x * s.c);
+        for (int i = 0; i < kReach; ++i) {
+          const bool inside = first_x + i >= 0 && first_x + i < s.w;
+          row[i] = inside ? load_pack<V>(input + from + i * s.c) : Pack<In, V>{};
+        }
 #pragma unroll
-          for (int v = 0; v < V; ++v) sum[i][v] = multiply_add(static_cast<T>(values.at[v]), tap[v], sum[i][v]);
+        for (int kx = 0; kx < K; ++kx) {
+          const Pack<In, V> tap = load_pack<V>(taps + (ky * K + kx) * kWarp * V);
+#pragma unroll
+          for (int i = 0; i < kColumns; ++i) {
+#pragma unroll
+            for (int v = 0; v < V; ++v) {
+              sum[i][v] = multiply_add(static_cast<T>(row[i * S + kx].at[v]), static_cast<T>(tap.at[v]), sum[i][v]);
+            }
+          }
+        }
+      }
+    } else {
+      for (int64_t ky = 0; ky < s.kh; ++ky) {
+        const int64_t from_y = y * s.stride_h - s.before_h + ky * s.dilation_h;
+        if (from_y < 0 || from_y >= s.h) continue;
+        const In* const row = input + (image * s.h + from_y) * s.w * s.c + channel;
+        for (int64_t kx = 0; kx < s.kw; ++kx) {
+          T tap[V];
+#pragma unroll
+          for (int v = 0; v < V; ++v) tap[v] = static_cast<T>(weight[((channel + v) * s.kh + ky) * s.kw + kx]);
+#pragma unroll
+          for (int i = 0; i < kColumns; ++i) {
+            const int64_t x = (x0 + i) * s.stride_w - s.before_w + kx * s.dilation_w;
+            if (x < 0 || x >= s.w) continue;
+            const Pack<In, V> values = load_pack<V>(row + x * s.c);
+#pragma unroll
+            for (int v = 0; v < V; ++v) sum[i][v] = multiply_add(static_cast<T>(values.at[v]), tap[v], sum[i][v]);
+          }
         }
       }
     }
@@ -245,9 +289,16 @@ __global__ void __launch_bounds__(kDepthwiseThreads, 2)
     if (plane < planes) {
       const In* const g = grad + plane * of_grad.c;
       const In* const from = input + plane / s.m * of_input.c;
-      for (int64_t item = first + worker; item < last; item += workers) {
-        const int64_t line = item / s.out_w, out_x = item - line * s.out_w;
-        const int64_t image = line / s.out_h, out_y = line - image * s.out_h;
+      // The worker's places, `workers` positions apart: a carry from dimension to dimension, no divisions.
+      const int64_t start = first + worker, step_lines = workers / s.out_w, step_x = workers - step_lines * s.out_w;
+      const int64_t step_images = step_lines / s.out_h, step_y = step_lines - step_images * s.out_h;
+      int64_t image = start / s.out_w / s.out_h, out_y = start / s.out_w % s.out_h, out_x = start % s.out_w;
+      const auto next = [&] {
+        out_x += step_x, out_y += step_y, image += step_images;
+        if (out_x >= s.out_w) out_x -= s.out_w, ++out_y;
+        if (out_y >= s.out_h) out_y -= s.out_h, ++image;
+      };
+      for (int64_t item = start; item < last; item += workers, next()) {
         const T slope = static_cast<T>(g[image * of_grad.n + out_y * of_grad.h + out_x * of_grad.w]);
         sum[KW] += slope;
         const int64_t y = out_y * s.stride_h - s.before_h + ky * s.dilation_h;

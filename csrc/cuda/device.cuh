@@ -49,6 +49,14 @@ __device__ __forceinline__ double exp_of(double x) {
   return exp(x);
 }
 
+// a * b + c, rounded once; the compiler contracts nothing by itself (docs/numerics.md).
+__device__ __forceinline__ float multiply_add(float a, float b, float c) {
+  return fmaf(a, b, c);
+}
+__device__ __forceinline__ double multiply_add(double a, double b, double c) {
+  return fma(a, b, c);
+}
+
 __device__ __forceinline__ int lane() {
   return static_cast<int>(threadIdx.x) % kWarp;
 }

@@ -26,10 +26,16 @@
 #define CVOPS_CUDA_KEY CUDA
 #endif
 
+// torch 2.11 has it under this name.
+#ifndef STABLE_TORCH_ERROR_CODE_CHECK
+#define STABLE_TORCH_ERROR_CODE_CHECK(call) TORCH_ERROR_CODE_CHECK(call)
+#endif
+
 namespace cvops::cuda {
 
 inline void check(cudaError_t status, const char* what) {
   if (status != cudaSuccess) [[unlikely]] {
+    cudaGetLastError();  // the runtime remembers it for the next who asks, whom it does not concern
     throw std::runtime_error(std::string("CUDA error in ") + what + ": " + cudaGetErrorString(status));
   }
 }

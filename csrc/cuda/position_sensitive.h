@@ -47,17 +47,17 @@ Tensor position_sensitive_backward_cuda(
   Tensor out = empty_maps(grad, s.n, s.c, s.h, s.w, grad.scalar_type(), last);
   CVOPS_DISPATCH_FLOATS(grad.scalar_type(), "position_sensitive_backward", [&] {
     using T = compute_t<scalar_t>;
-    const auto run = [&]<typename Tile>() {
-      const int64_t tiles = tiles_of<Tile>(s.n, s.c, s.h, s.w);
-      CVOPS_LAUNCH((position_sensitive_backward_kernel<Axes<T>, Tile, scalar_t, T>), blocks_for(tiles, 1), kRoiThreads,
+    const int64_t tiles = GatherTile<T>::count(s.n, s.c, s.h, s.w);
+    const auto run = [&]<bool last>() {
+      CVOPS_LAUNCH((position_sensitive_backward_kernel<Axes<T>, last, scalar_t, T>), blocks_for(tiles, 1), kRoiThreads,
           0, scope.stream(), grad.const_data_ptr<scalar_t>(), map_strides(s.c / s.bins(), s.pooled_h, s.pooled_w, last),
           rois.const_data_ptr<T>(), position_shape<T>(s, scale, sampling_ratio), largest_gradient<scalar_t, T>(),
-          out.mutable_data_ptr<scalar_t>(), map_strides(s.c, s.h, s.w, last), tiles);
+          out.mutable_data_ptr<scalar_t>(), tiles);
     };
     if (last) {
-      run.template operator()<PixelOfBins>();
+      run.template operator()<true>();
     } else {
-      run.template operator()<PlaneOfBin>();
+      run.template operator()<false>();
     }
   });
   return out;

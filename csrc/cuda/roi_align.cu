@@ -29,14 +29,16 @@ Tensor forward(const RoiAlign& job, const std::vector<Tensor>& features_in, cons
     for (size_t i = 0; i < features.size(); ++i) {
       maps.at[i] = {features[i].const_data_ptr<scalar_t>(), job.maps[i].h, job.maps[i].w, T(job.maps[i].scale)};
     }
-    constexpr int pack = 16 / sizeof(scalar_t);
+    constexpr int pack = 16 / sizeof(scalar_t), planes = 8;
     const auto run = [&]<bool last, int N>() {
-      CVOPS_LAUNCH((roi_align_kernel<last, N, scalar_t, T>), blocks_for(out.numel() / N, kRoiThreads), kRoiThreads, 0,
+      const int64_t threads = job.k * job.bins() * ((job.c + N - 1) / N);
+      CVOPS_LAUNCH((roi_align_kernel<last, N, scalar_t, T>), blocks_for(threads, kRoiThreads), kRoiThreads, 0,
           scope.stream(), maps, rois.const_data_ptr<T>(), shape_from(job), out.mutable_data_ptr<scalar_t>());
     };
-    if (!last) return run.template operator()<false, 1>();
-    if (job.c % pack == 0) return run.template operator()<true, pack>();
-    run.template operator()<true, 1>();
+    if (last && job.c % pack == 0) return run.template operator()<true, pack>();
+    if (last) return run.template operator()<true, 1>();
+    if (out.numel() >= kManyValues) return run.template operator()<false, planes>();
+    run.template operator()<false, 1>();
   });
   return out;
 }
@@ -45,25 +47,24 @@ std::vector<Tensor> backward(const RoiAlign& job, const Tensor& grad_in, const T
   const DeviceScope scope(grad_in);
   const ScalarType type = grad_in.scalar_type();
   const bool last = follows_channels_last(grad_in);
-  const Tensor grad = in_aligned_format(grad_in, last), rois = computed(rois_in, type);
+  const Tensor grad = in_aligned_format(grad_in, true), rois = computed(rois_in, type);
   std::vector<Tensor> outs;
   for (const RoiMap& map : job.maps) outs.push_back(empty_maps(grad, job.n, job.c, map.h, map.w, type, last));
   CVOPS_DISPATCH_FLOATS(type, "roi_align_backward", [&] {
     using T = compute_t<scalar_t>;
     for (size_t level = 0; level < outs.size(); ++level) {
       const RoiMap& map = job.maps[level];
-      const auto run = [&]<typename Tile>() {
-        const int64_t tiles = tiles_of<Tile>(job.n, job.c, map.h, map.w);
-        CVOPS_LAUNCH((roi_align_backward_kernel<Tile, scalar_t, T>), blocks_for(tiles, 1), kRoiThreads, 0,
-            scope.stream(), grad.const_data_ptr<scalar_t>(), map_strides(job.c, job.pooled_h, job.pooled_w, last),
-            rois.const_data_ptr<T>(), shape_from(job), static_cast<int64_t>(level), T(map.scale), map.h, map.w,
-            largest_gradient<scalar_t, T>(), outs[level].mutable_data_ptr<scalar_t>(),
-            map_strides(job.c, map.h, map.w, last), tiles);
+      const int64_t tiles = GatherTile<T>::count(job.n, job.c, map.h, map.w);
+      const auto run = [&]<bool last>() {
+        CVOPS_LAUNCH((roi_align_backward_kernel<last, scalar_t, T>), blocks_for(tiles, 1), kRoiThreads, 0,
+            scope.stream(), grad.const_data_ptr<scalar_t>(), rois.const_data_ptr<T>(), shape_from(job),
+            static_cast<int64_t>(level), T(map.scale), map.h, map.w, largest_gradient<scalar_t, T>(),
+            outs[level].mutable_data_ptr<scalar_t>(), tiles);
       };
       if (last) {
-        run.template operator()<PixelTile>();
+        run.template operator()<true>();
       } else {
-        run.template operator()<PlaneTile>();
+        run.template operator()<false>();
       }
     }
   });

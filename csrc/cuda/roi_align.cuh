@@ -1,5 +1,5 @@
-// Kernels of roi_align and multiscale_roi_align. Forward: one thread per bin and channel (NCHW) or per bin and 16 bytes
-// of channels (channels_last). Backward: one thread per pixel of the gradient (cuda/roi.cuh), a launch per level.
+// Kernels of roi_align and multiscale_roi_align. Forward: one thread per bin and several channels, which lie together
+// (channels_last) or a plane apart. Backward: one block per tile of the gradient (cuda/roi.cuh), a launch per level.
 #pragma once
 
 #include "cuda/roi.cuh"
@@ -32,85 +32,109 @@ __device__ __forceinline__ SampledBins<T> align_bins(
   return SampledBins<T>(from, to, scale, s.aligned ? T(0.5) : T(0), !s.aligned, pooled, s.sampling_ratio, size);
 }
 
-// N channels that lie together, if `last`; else N is 1.
+template <typename T>
+__device__ __forceinline__ RoiAxes<SampledBins<T>> align_axes(
+    const RoiAlignShape& s, const Roi<T>& roi, T scale, int64_t h, int64_t w) {
+  return {align_bins(s, roi.y1, roi.y2, scale, s.pooled_h, h), align_bins(s, roi.x1, roi.x2, scale, s.pooled_w, w)};
+}
+
+// N channels of a bin: neighbours if `last`, where N divides c; else planes, and the channels are the slowest index, so
+// that the cache holds the planes that are being read.
 template <bool last, int N, typename S, typename T>
 __global__ void __launch_bounds__(kRoiThreads, 2)
     roi_align_kernel(RoiMaps<S, T> maps, const T* __restrict__ rois, RoiAlignShape s, S* __restrict__ out) {
-  const int64_t bins = s.pooled_h * s.pooled_w, groups = s.c / N, total = s.k * groups * bins;
+  const int64_t bins = s.pooled_h * s.pooled_w, groups = (s.c + N - 1) / N, total = s.k * groups * bins;
   for (int64_t i = grid_index(); i < total; i += grid_stride()) {
-    const int64_t k = i / (groups * bins), rest = i % (groups * bins);
-    const int64_t c = (last ? rest % groups : rest / bins) * N, bin = last ? rest / groups : rest % bins;
+    const int64_t group = last ? i % groups : i / (s.k * bins), of_roi = last ? i / groups : i % (s.k * bins);
+    const int64_t k = of_roi / bins, bin = of_roi % bins, c = group * N;
     const Roi<T> roi = load_roi(rois, k, s.n);
     const int64_t level = roi_level(roi.x1, roi.y1, roi.x2, roi.y2, s.levels);
     T sum[N] = {};
     if (roi.image >= 0 && level >= 0) {
       const RoiMapOf<S, T> map = maps.at[level];
-      const SampledBins<T> down = align_bins(s, roi.y1, roi.y2, map.scale, s.pooled_h, map.h);
-      const SampledBins<T> right = align_bins(s, roi.x1, roi.x2, map.scale, s.pooled_w, map.w);
-      const S* from = map.data + roi.image * s.c * map.h * map.w + (last ? c : c * map.h * map.w);
-      const int64_t pixel = last ? s.c : 1, row = map.w * pixel;
-      down.average(bin / s.pooled_w, [&](int64_t y, T wy) {
-        right.average(bin % s.pooled_w, [&](int64_t x, T wx) {
-          const Pack<S, N> value = load_pack<N>(from + y * row + x * pixel);
+      const auto axes = align_axes(s, roi, map.scale, map.h, map.w);
+      const int64_t plane = map.h * map.w, pixel = last ? s.c : 1, row = map.w * pixel;
+      const S* from = map.data + roi.image * s.c * plane + (last ? c : c * plane);
+      const int64_t p = bin / s.pooled_w, q = bin % s.pooled_w;
+      const auto add = [&](const S* at, T weight) {
+        if constexpr (last) {
+          const Pack<S, N> value = load_pack<N>(at);
 #pragma unroll
-          for (int j = 0; j < N; ++j) sum[j] += wy * wx * static_cast<T>(value.at[j]);
-        });
-      });
+          for (int j = 0; j < N; ++j) sum[j] = multiply_add(weight, static_cast<T>(value.at[j]), sum[j]);
+        } else {
+#pragma unroll
+          for (int j = 0; j < N; ++j) {
+            if (c + j < s.c) sum[j] = multiply_add(weight, static_cast<T>(at[j * plane]), sum[j]);
+          }
+        }
+      };
+      const IndexRange lines = axes.down.samples(p), columns = axes.right.samples(q);
+      for (int64_t line = lines.first; line < lines.last; ++line) {
+        const RoiPixels<T> y = axes.down.pixels(p, line);
+        for (int64_t column = columns.first; column < columns.last; ++column) {
+          const RoiPixels<T> x = axes.right.pixels(q, column);
+          add(from + y.low * row + x.low * pixel, y.low_weight * x.low_weight);
+          add(from + y.low * row + x.high * pixel, y.low_weight * x.high_weight);
+          add(from + y.high * row + x.low * pixel, y.high_weight * x.low_weight);
+          add(from + y.high * row + x.high * pixel, y.high_weight * x.high_weight);
+        }
+      }
     }
-    Pack<S, N> stored;
+    if constexpr (last) {
+      Pack<S, N> stored;
 #pragma unroll
-    for (int j = 0; j < N; ++j) stored.at[j] = static_cast<S>(sum[j]);
-    store_pack<N>(out + i * N, stored);
+      for (int j = 0; j < N; ++j) stored.at[j] = static_cast<S>(sum[j]);
+      store_pack<N>(out + i * N, stored);
+    } else {
+#pragma unroll
+      for (int j = 0; j < N; ++j) {
+        if (c + j < s.c) out[(k * s.c + c + j) * bins + bin] = static_cast<S>(sum[j]);
+      }
+    }
   }
 }
 
-// The gradient of one map, [n, c, h, w].
-template <typename Tile, typename S, typename T>
-__global__ void __launch_bounds__(kRoiThreads, 2) roi_align_backward_kernel(const S* __restrict__ grad,
-    MapStrides grad_at, const T* __restrict__ rois, RoiAlignShape s, int64_t level, T scale, int64_t h, int64_t w,
-    T most, S* __restrict__ out, MapStrides out_at, int64_t tiles) {
+// The gradient of one map, [n, c, h, w], channels_last if `last`; grad: [k, pooled_h, pooled_w, c].
+template <bool last, typename S, typename T>
+__global__ void __launch_bounds__(kRoiThreads, kRoiBlocks<T>)
+    roi_align_backward_kernel(const S* __restrict__ grad, const T* __restrict__ rois, RoiAlignShape s, int64_t level,
+        T scale, int64_t h, int64_t w, T most, S* __restrict__ out, int64_t tiles) {
   for (int64_t block = blockIdx.x; block < tiles; block += gridDim.x) {
-    const Tile tile(block, s.c, h, w);
-    T sum[Tile::each] = {};
-    const auto axes = [&](const Roi<T>& roi, auto&& use) {
-      return use(
-          align_bins(s, roi.y1, roi.y2, scale, s.pooled_h, h), align_bins(s, roi.x1, roi.x2, scale, s.pooled_w, w));
-    };
+    const GatherTile<T> tile(block, s.c, h, w);
+    const int row = tile.row(), column = GatherTile<T>::height + tile.column();
+    T sum[GatherTile<T>::pixels][GatherTile<T>::each] = {};
+    const auto axes = [&](int64_t k) { return align_axes(s, load_roi(rois, k, s.n), scale, h, w); };
     const auto meets = [&](int64_t k) {
       const Roi<T> roi = load_roi(rois, k, s.n);
       if (roi.image != tile.image || roi_level(roi.x1, roi.y1, roi.x2, roi.y2, s.levels) != level) return false;
-      return axes(roi, [&](const SampledBins<T>& down, const SampledBins<T>& right) {
-        return down.meets(tile.top, tile.top + Tile::height) && right.meets(tile.left, tile.left + Tile::width);
-      });
+      const auto both = axes(k);
+      return both.down.meets(tile.top, tile.top + GatherTile<T>::height) &&
+             both.right.meets(tile.left, tile.left + GatherTile<T>::width);
     };
-    for_each_roi(s.k, meets, [&](int64_t k) {
-      if (tile.y >= h || tile.x >= w) return;
-      axes(load_roi(rois, k, s.n), [&](const SampledBins<T>& down, const SampledBins<T>& right) {
-        const IndexRange rows = down.near(tile.y), columns = right.near(tile.x);
-        for (int64_t p = rows.first; p < rows.last; ++p) {
-          const T vertical = down.weight(p, tile.y);
-          if (vertical == T(0)) continue;
-          for (int64_t q = columns.first; q < columns.last; ++q) {
-            const T weight = vertical * right.weight(q, tile.x);
-            if (weight == T(0)) continue;
-            const S* from = grad + k * grad_at.image + p * grad_at.row + q * grad_at.pixel;
+    gather_rois<T>(tile, s.k, s.pooled_h, s.pooled_w, meets, axes,
+        [&](int64_t k, const LineWeights<T>& weights, int64_t first_p, int64_t first_q) {
+          if (weights.first[row] >= weights.last[row]) return;
+          const IndexRange columns = weights.bins_of(column);
+          for (int p = weights.first[row]; p < weights.last[row]; ++p) {
+            for (int64_t q = columns.first; q < columns.last; ++q) {
+              const S* from = grad + ((k * s.pooled_h + first_p + p) * s.pooled_w + first_q + q) * s.c;
+              T value[GatherTile<T>::each];
 #pragma unroll
-            for (int j = 0; j < Tile::each; ++j) {
-              const int64_t c = tile.channel + j * Tile::lanes;
-              if (c < s.c) sum[j] += weight * static_cast<T>(from[c * grad_at.channel]);
+              for (int j = 0; j < GatherTile<T>::each; ++j) {
+                const int64_t c = tile.channel + j * kWarp;
+                value[j] = c < s.c ? static_cast<T>(from[c]) : T(0);
+              }
+#pragma unroll
+              for (int i = 0; i < GatherTile<T>::pixels; ++i) {
+                const T weight = weights.at[row][p] * weights.at[column + i][q];
+                if (weight == T(0)) continue;
+#pragma unroll
+                for (int j = 0; j < GatherTile<T>::each; ++j) sum[i][j] = multiply_add(weight, value[j], sum[i][j]);
+              }
             }
           }
-        }
-      });
-    });
-    if (tile.y < h && tile.x < w) {
-      S* to = out + tile.image * out_at.image + tile.y * out_at.row + tile.x * out_at.pixel;
-#pragma unroll
-      for (int j = 0; j < Tile::each; ++j) {
-        const int64_t c = tile.channel + j * Tile::lanes;
-        if (c < s.c) to[c * out_at.channel] = static_cast<S>(saturated(sum[j], most));
-      }
-    }
+        });
+    store_tile<last>(tile, sum, most, s.c, h, w, out);
   }
 }
 

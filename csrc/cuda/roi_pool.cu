@@ -21,16 +21,17 @@ std::tuple<Tensor, Tensor> roi_pool_cuda(
   Tensor argmax = empty_maps(input, s.k, s.c, pooled_h, pooled_w, ScalarType::Int, last);
   CVOPS_DISPATCH_FLOATS(input.scalar_type(), "roi_pool", [&] {
     using T = compute_t<scalar_t>;
-    const auto run = [&]<bool last>() {
-      CVOPS_LAUNCH((roi_pool_kernel<last, scalar_t, T>), blocks_for(out.numel(), kRoiThreads), kRoiThreads, 0,
+    constexpr int pack = 16 / sizeof(scalar_t), planes = 4;
+    const auto run = [&]<bool last, int N>() {
+      const int64_t threads = s.k * s.bins() * ((s.c + N - 1) / N);
+      CVOPS_LAUNCH((roi_pool_kernel<last, N, scalar_t, T>), blocks_for(threads, kRoiThreads), kRoiThreads, 0,
           scope.stream(), input.const_data_ptr<scalar_t>(), rois.const_data_ptr<T>(), shape_from(s), T(scale),
           out.mutable_data_ptr<scalar_t>(), argmax.mutable_data_ptr<int32_t>());
     };
-    if (last) {
-      run.template operator()<true>();
-    } else {
-      run.template operator()<false>();
-    }
+    if (last && s.c % pack == 0) return run.template operator()<true, pack>();
+    if (last) return run.template operator()<true, 1>();
+    if (out.numel() >= kManyValues) return run.template operator()<false, planes>();
+    run.template operator()<false, 1>();
   });
   return {out, argmax};
 }
@@ -41,22 +42,21 @@ Tensor roi_pool_backward_cuda(const Tensor& grad_in, const Tensor& rois_in, cons
       check_roi_pool_backward(grad_in, rois_in, argmax_in, scale, pooled_h, pooled_w, batch, channels, height, width);
   const DeviceScope scope(grad_in);
   const bool last = follows_channels_last(grad_in);
-  const Tensor grad = in_aligned_format(grad_in, last), argmax = in_aligned_format(argmax_in, last);
+  const Tensor grad = in_aligned_format(grad_in, true), argmax = in_aligned_format(argmax_in, true);
   const Tensor rois = computed(rois_in, grad.scalar_type());
   Tensor out = empty_maps(grad, s.n, s.c, s.h, s.w, grad.scalar_type(), last);
   CVOPS_DISPATCH_FLOATS(grad.scalar_type(), "roi_pool_backward", [&] {
     using T = compute_t<scalar_t>;
-    const auto run = [&]<typename Tile>() {
-      const int64_t tiles = tiles_of<Tile>(s.n, s.c, s.h, s.w);
-      CVOPS_LAUNCH((roi_pool_backward_kernel<Tile, scalar_t, T>), blocks_for(tiles, 1), kRoiThreads, 0, scope.stream(),
-          grad.const_data_ptr<scalar_t>(), argmax.const_data_ptr<int32_t>(), map_strides(s.c, pooled_h, pooled_w, last),
-          rois.const_data_ptr<T>(), shape_from(s), T(scale), largest_gradient<scalar_t, T>(),
-          out.mutable_data_ptr<scalar_t>(), map_strides(s.c, s.h, s.w, last), tiles);
+    const int64_t tiles = GatherTile<T>::count(s.n, s.c, s.h, s.w);
+    const auto run = [&]<bool last>() {
+      CVOPS_LAUNCH((roi_pool_backward_kernel<last, scalar_t, T>), blocks_for(tiles, 1), kRoiThreads, 0, scope.stream(),
+          grad.const_data_ptr<scalar_t>(), argmax.const_data_ptr<int32_t>(), rois.const_data_ptr<T>(), shape_from(s),
+          T(scale), largest_gradient<scalar_t, T>(), out.mutable_data_ptr<scalar_t>(), tiles);
     };
     if (last) {
-      run.template operator()<PixelTile>();
+      run.template operator()<true>();
     } else {
-      run.template operator()<PlaneTile>();
+      run.template operator()<false>();
     }
   });
   return out;

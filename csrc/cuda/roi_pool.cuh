@@ -1,5 +1,6 @@
-// Kernels of roi_pool. Forward: one thread per bin and channel. Backward: one thread per pixel of the gradient, which
-// asks the bins that hold it whether it was the largest (cuda/roi.cuh).
+// Kernels of roi_pool. Forward: one thread per bin and several channels, which lie together (channels_last) or a plane
+// apart. Backward: one block per tile of the gradient, whose pixels ask the bins that hold them whether they were the
+// largest (cuda/roi.cuh).
 #pragma once
 
 #include "cuda/roi.cuh"
@@ -10,72 +11,97 @@ struct RoiPoolShape {
   int64_t n, c, h, w, k, pooled_h, pooled_w;
 };
 
-template <bool last, typename S, typename T>
-__global__ void __launch_bounds__(kRoiThreads, 2) roi_pool_kernel(const S* __restrict__ input,
+// N channels of a bin: neighbours if `last`, where N divides c; else planes, and the channels are the slowest index, so
+// that the cache holds the planes that are being read.
+template <bool last, int N, typename S, typename T>
+__global__ void __launch_bounds__(kRoiThreads, kRoiBlocks<T>) roi_pool_kernel(const S* __restrict__ input,
     const T* __restrict__ rois, RoiPoolShape s, T scale, S* __restrict__ out, int32_t* __restrict__ argmax) {
-  const int64_t bins = s.pooled_h * s.pooled_w, total = s.k * s.c * bins;
+  const int64_t bins = s.pooled_h * s.pooled_w, groups = (s.c + N - 1) / N, total = s.k * groups * bins;
+  const int64_t plane = s.h * s.w;
   for (int64_t i = grid_index(); i < total; i += grid_stride()) {
-    const int64_t k = i / (s.c * bins), rest = i % (s.c * bins);
-    const int64_t c = last ? rest % s.c : rest / bins, bin = last ? rest / s.c : rest % bins;
+    const int64_t group = last ? i % groups : i / (s.k * bins), of_roi = last ? i / groups : i % (s.k * bins);
+    const int64_t k = of_roi / bins, bin = of_roi % bins, c = group * N;
+    const int channels = last || s.c - c > N ? N : static_cast<int>(s.c - c);
     const Roi<T> roi = load_roi(rois, k, s.n);
-    T best = 0;
-    int64_t at = -1;
+    T best[N] = {};
+    int32_t at[N];
+#pragma unroll
+    for (int j = 0; j < N; ++j) at[j] = -1;
     if (roi.image >= 0) {
       const IndexRange rows = roi_pool_bin(roi.y1, roi.y2, scale, true, s.pooled_h, bin / s.pooled_w, s.h);
       const IndexRange columns = roi_pool_bin(roi.x1, roi.x2, scale, true, s.pooled_w, bin % s.pooled_w, s.w);
-      const S* from = input + roi.image * s.c * s.h * s.w + (last ? c : c * s.h * s.w);
+      const S* map = input + roi.image * s.c * plane + (last ? c : c * plane);
       for (int64_t y = rows.first; y < rows.last; ++y) {
-        for (int64_t x = columns.first; x < columns.last; ++x) {
-          const T value = static_cast<T>(from[(y * s.w + x) * (last ? s.c : 1)]);
-          if (value > best || (at < 0 && value == value)) best = value, at = y * s.w + x;
-        }
-      }
-    }
-    out[i] = static_cast<S>(best);
-    argmax[i] = static_cast<int32_t>(at);
-  }
-}
-
-template <typename Tile, typename S, typename T>
-__global__ void __launch_bounds__(kRoiThreads, 2) roi_pool_backward_kernel(const S* __restrict__ grad,
-    const int32_t* __restrict__ argmax, MapStrides grad_at, const T* __restrict__ rois, RoiPoolShape s, T scale, T most,
-    S* __restrict__ out, MapStrides out_at, int64_t tiles) {
-  for (int64_t block = blockIdx.x; block < tiles; block += gridDim.x) {
-    const Tile tile(block, s.c, s.h, s.w);
-    T sum[Tile::each] = {};
-    const auto meets = [&](int64_t k) {
-      const Roi<T> roi = load_roi(rois, k, s.n);
-      return roi.image == tile.image &&
-             WholeBins<T>{roi.y1, roi.y2, scale, true, s.pooled_h, s.h}.meets(tile.top, tile.top + Tile::height) &&
-             WholeBins<T>{roi.x1, roi.x2, scale, true, s.pooled_w, s.w}.meets(tile.left, tile.left + Tile::width);
-    };
-    for_each_roi(s.k, meets, [&](int64_t k) {
-      if (tile.y >= s.h || tile.x >= s.w) return;
-      const Roi<T> roi = load_roi(rois, k, s.n);
-      const WholeBins<T> down{roi.y1, roi.y2, scale, true, s.pooled_h, s.h};
-      const WholeBins<T> right{roi.x1, roi.x2, scale, true, s.pooled_w, s.w};
-      const auto here = static_cast<int32_t>(tile.y * s.w + tile.x);
-      for (int64_t p = 0; p < s.pooled_h; ++p) {
-        if (!down.holds(p, tile.y)) continue;
-        for (int64_t q = 0; q < s.pooled_w; ++q) {
-          if (!right.holds(q, tile.x)) continue;
-          const int64_t from = k * grad_at.image + p * grad_at.row + q * grad_at.pixel;
+        auto here = static_cast<int32_t>(y * s.w + columns.first);
+        const auto end = static_cast<int32_t>(y * s.w + columns.last);
+        const S* from = map + here * (last ? s.c : 1);
+        for (; here < end; ++here, from += last ? s.c : 1) {
+          Pack<S, N> value;
+          if constexpr (last) {
+            value = load_pack<N>(from);
+          } else {
 #pragma unroll
-          for (int j = 0; j < Tile::each; ++j) {
-            const int64_t c = tile.channel + j * Tile::lanes, at = from + c * grad_at.channel;
-            if (c < s.c && argmax[at] == here) sum[j] += static_cast<T>(grad[at]);
+            for (int j = 0; j < N; ++j) value.at[j] = j < channels ? from[j * plane] : S(0);
+          }
+#pragma unroll
+          for (int j = 0; j < N; ++j) {
+            const T found = static_cast<T>(value.at[j]);
+            if (found > best[j] || (at[j] < 0 && found == found)) best[j] = found, at[j] = here;
           }
         }
       }
-    });
-    if (tile.y < s.h && tile.x < s.w) {
-      S* to = out + tile.image * out_at.image + tile.y * out_at.row + tile.x * out_at.pixel;
-#pragma unroll
-      for (int j = 0; j < Tile::each; ++j) {
-        const int64_t c = tile.channel + j * Tile::lanes;
-        if (c < s.c) to[c * out_at.channel] = static_cast<S>(saturated(sum[j], most));
-      }
     }
+#pragma unroll
+    for (int j = 0; j < N; ++j) {
+      if (j >= channels) break;
+      const int64_t to = last ? i * N + j : (k * s.c + c + j) * bins + bin;
+      out[to] = static_cast<S>(best[j]);
+      argmax[to] = at[j];
+    }
+  }
+}
+
+// The gradient, channels_last if `last`; grad and argmax: [k, pooled_h, pooled_w, c].
+template <bool last, typename S, typename T>
+__global__ void __launch_bounds__(kRoiThreads, kRoiBlocks<T>)
+    roi_pool_backward_kernel(const S* __restrict__ grad, const int32_t* __restrict__ argmax, const T* __restrict__ rois,
+        RoiPoolShape s, T scale, T most, S* __restrict__ out, int64_t tiles) {
+  for (int64_t block = blockIdx.x; block < tiles; block += gridDim.x) {
+    const GatherTile<T> tile(block, s.c, s.h, s.w);
+    const int row = tile.row(), column = GatherTile<T>::height + tile.column();
+    const auto here = static_cast<int32_t>((tile.top + row) * s.w + tile.left + tile.column());
+    T sum[GatherTile<T>::pixels][GatherTile<T>::each] = {};
+    const auto axes = [&](int64_t k) {
+      const Roi<T> roi = load_roi(rois, k, s.n);
+      return RoiAxes<WholeBins<T>>{
+          {roi.y1, roi.y2, scale, true, s.pooled_h, s.h}, {roi.x1, roi.x2, scale, true, s.pooled_w, s.w}};
+    };
+    const auto meets = [&](int64_t k) {
+      if (load_roi(rois, k, s.n).image != tile.image) return false;
+      const auto both = axes(k);
+      return both.down.meets(tile.top, tile.top + GatherTile<T>::height) &&
+             both.right.meets(tile.left, tile.left + GatherTile<T>::width);
+    };
+    gather_rois<T>(tile, s.k, s.pooled_h, s.pooled_w, meets, axes,
+        [&](int64_t k, const LineWeights<T>& weights, int64_t first_p, int64_t first_q) {
+          if (weights.first[row] >= weights.last[row]) return;
+          const IndexRange columns = weights.bins_of(column);
+          for (int p = weights.first[row]; p < weights.last[row]; ++p) {
+            for (int64_t q = columns.first; q < columns.last; ++q) {
+              const int64_t from = ((k * s.pooled_h + first_p + p) * s.pooled_w + first_q + q) * s.c;
+#pragma unroll
+              for (int j = 0; j < GatherTile<T>::each; ++j) {
+                const int64_t c = tile.channel + j * kWarp;
+                if (c >= s.c) break;
+                const int32_t largest = argmax[from + c];
+                const T value = static_cast<T>(grad[from + c]);
+#pragma unroll
+                for (int i = 0; i < GatherTile<T>::pixels; ++i) sum[i][j] += largest == here + i ? value : T(0);
+              }
+            }
+          }
+        });
+    store_tile<last>(tile, sum, most, s.c, s.h, s.w, out);
   }
 }
 

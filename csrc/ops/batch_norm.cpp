@@ -12,15 +12,15 @@ Tensor checked(
   return entry.is_contiguous() ? entry : torch::stable::contiguous(entry);
 }
 
-MaybeTensor checked(const char* op, const char* name, const MaybeTensor& entry, const char* subject, const Tensor& of,
-    int64_t channels) {
-  return entry ? MaybeTensor(checked(op, name, *entry, subject, of, channels)) : std::nullopt;
+std::optional<Tensor> checked(const char* op, const char* name, const std::optional<Tensor>& entry, const char* subject,
+    const Tensor& of, int64_t channels) {
+  return entry ? std::optional<Tensor>(checked(op, name, *entry, subject, of, channels)) : std::nullopt;
 }
 
 }  // namespace
 
-NormTensors check_fold_batch_norm(const Tensor& weight, const MaybeTensor& bias, const Tensor& running_mean,
-    const Tensor& running_var, const MaybeTensor& norm_weight, const MaybeTensor& norm_bias) {
+NormTensors check_fold_batch_norm(const Tensor& weight, const std::optional<Tensor>& bias, const Tensor& running_mean,
+    const Tensor& running_var, const std::optional<Tensor>& norm_weight, const std::optional<Tensor>& norm_bias) {
   constexpr const char* op = "fold_batch_norm";
   CVOPS_CHECK(weight.dim() >= 2, op, ": weight must be [C, ...] with at least 2 dimensions, got ", shape_of(weight));
   check_floating(op, "weight", weight);
@@ -32,7 +32,7 @@ NormTensors check_fold_batch_norm(const Tensor& weight, const MaybeTensor& bias,
 }
 
 NormTensors check_batch_norm_act(const Tensor& input, const Tensor& running_mean, const Tensor& running_var,
-    const MaybeTensor& norm_weight, const MaybeTensor& norm_bias, int64_t activation) {
+    const std::optional<Tensor>& norm_weight, const std::optional<Tensor>& norm_bias, int64_t activation) {
   constexpr const char* op = "batch_norm_act_";
   CVOPS_CHECK(input.dim() >= 2, op, ": input must be [N, C, ...] with at least 2 dimensions, got ", shape_of(input));
   CVOPS_CHECK(input.is_contiguous() || is_channels_last(input), op,

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cvops.nn.norm import FrozenBatchNorm2d, Norm, apply_norm_, fold_norm, is_fixed
+from cvops.ops._activation import FUSED_ACTIVATIONS
 from cvops.ops._register import transforming
-from cvops.ops.depthwise_conv2d import FUSED_ACTIVATIONS, DepthwiseConv2d, same_padding
+from cvops.ops.depthwise_conv2d import DepthwiseConv2d, same_padding
 
 Padding = Literal["symmetric", "same"]
 """`symmetric`: (kernel - 1) // 2 on each side, as torch models do. `same`: as TensorFlow does, ceil(size / stride)

@@ -9,7 +9,8 @@ from torch import nn
 
 from cvops.nn.conv import ConvNormAct
 from cvops.nn.norm import fold_norm, is_fixed
-from cvops.ops.depthwise_conv2d import FUSED_ACTIVATIONS, DepthwiseConv2d
+from cvops.ops._activation import FUSED_ACTIVATIONS
+from cvops.ops.depthwise_conv2d import DepthwiseConv2d
 
 M = TypeVar("M", bound=nn.Module)
 

@@ -66,11 +66,24 @@ def transforming() -> bool:
 def differentiable(op: str, save: Setup, backward: Backward, vmap: Vmap | None = None) -> Callable[..., Any]:
     """Register the gradient (and vmap rule) of `op`, and return what wrappers call instead of the bare op.
 
-    torch.library's autograd does not take part in torch.func or in forward mode, which want an autograd.Function with
-    setup_context; the returned callable uses one while such a transform is active, and the bare op otherwise.
+    What torch.library registers serves compilers, exporters and direct calls of the op. It costs some 100 us a call
+    with gradients, and does not take part in torch.func or in forward mode. So the returned callable uses an
+    autograd.Function of its own in eager mode, and another, with setup_context, while such a transform is active.
     """
     overload = getattr(torch.ops.cvops, op).default
     torch.library.register_autograd(f"cvops::{op}", backward, setup_context=save)
+
+    class EagerFunction(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *args: Any) -> Any:
+            with torch._C._AutoDispatchBelowAutograd():
+                output = overload(*args)
+            save(ctx, args, output)
+            return output
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Any) -> Any:
+            return backward(ctx, *grads)
 
     class Function(torch.autograd.Function):
         @staticmethod
@@ -105,9 +118,26 @@ def differentiable(op: str, save: Setup, backward: Backward, vmap: Vmap | None =
     def call(*args: Any) -> Any:
         if transforming():
             return Function.apply(*args)
-        return overload(*args)
+        if not _is_plainly_eager():
+            return overload(*args)
+        if torch.is_grad_enabled():
+            for x in args:
+                if isinstance(x, Tensor) and x.requires_grad:
+                    return EagerFunction.apply(*args)
+        with torch._C._AutoDispatchBelowAutograd():
+            return overload(*args)
 
     return call
+
+
+def _is_plainly_eager() -> bool:
+    """Whether nothing watches or changes the calls of ops: no compiler or tracer, dispatch mode or autocast."""
+    return not (
+        torch.compiler.is_compiling()
+        or torch._C._is_any_autocast_enabled()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._is_tracing()
+    )
 
 
 def _push_forward(call: Callable[..., Any], inputs: list[Any], tangents: Sequence[Tensor | None]) -> Any:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cvops.ops._activation import activation_index
 from cvops.ops._register import autocast_to, differentiable, empty_dense_like
-from cvops.ops.depthwise_conv2d import ACTIVATIONS
 
 
 def fold_batch_norm(
@@ -77,9 +77,7 @@ def batch_norm_act_(
     >>> batch_norm_act_(torch.tensor([[1.0, -2.0]]), torch.zeros(2), torch.ones(2), eps=0.0, activation="relu")
     tensor([[1., 0.]])
     """
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation must be one of {ACTIVATIONS}, got {activation!r}")
-    _act(input, running_mean, running_var, norm_weight, norm_bias, eps, ACTIVATIONS.index(activation))
+    _act(input, running_mean, running_var, norm_weight, norm_bias, eps, activation_index(activation))
     return input
 
 

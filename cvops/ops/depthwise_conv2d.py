@@ -11,17 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cvops.ops._activation import ACTIVATIONS, FUNCTIONS, activation_index
 from cvops.ops._register import autocast_to, differentiable, empty_maps, follows_channels_last
 
-ACTIVATIONS = (None, "relu", "relu6", "silu", "hardswish")  # Activation in csrc/ops/activation.h
-_FUNCTIONS = (lambda x: x, F.relu, F.relu6, F.silu, F.hardswish)
-FUSED_ACTIVATIONS: dict[type[nn.Module], str] = {
-    nn.ReLU: "relu",
-    nn.ReLU6: "relu6",
-    nn.SiLU: "silu",
-    nn.Hardswish: "hardswish",
-}
-"""Layers that a depthwise convolution in front of them can apply in its own pass over the output."""
 GRAD_INPUT, GRAD_WEIGHT, GRAD_BIAS = 1, 2, 4  # DepthwiseGradient there
 
 
@@ -60,8 +52,7 @@ def depthwise_conv2d(
     tensor([[[[ 8.,  7.],
               [13.,  8.]]]])
     """
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation must be one of {ACTIVATIONS}, got {activation!r}")
+    index = activation_index(activation)
     if input.ndim == 3:
         return depthwise_conv2d(input.unsqueeze(0), weight, bias, stride, padding, dilation, activation).squeeze(0)
     if input.ndim != 4 or weight.ndim != 4:
@@ -75,10 +66,9 @@ def depthwise_conv2d(
         # 'same' of sizes that a trace leaves free; the op takes numbers.
         top, left, bottom, right = padding
         input, padding = F.pad(input, (left, right, top, bottom)), [0] * 4
-    index = ACTIVATIONS.index(activation)
     tensors = (input, weight) if bias is None else (input, weight, bias)
     if index and torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-        return _FUNCTIONS[index](_conv(input, weight, bias, stride, padding, dilation, 0))
+        return FUNCTIONS[index](_conv(input, weight, bias, stride, padding, dilation, 0))
     return _conv(input, weight, bias, stride, padding, dilation, index)
 
 
@@ -153,8 +143,7 @@ class DepthwiseConv2d(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if activation not in ACTIVATIONS:
-            raise ValueError(f"activation must be one of {ACTIVATIONS}, got {activation!r}")
+        activation_index(activation)
         self.channels, self.multiplier = channels, multiplier
         self.kernel_size = _pair("kernel_size", kernel_size)
         self.stride, self.dilation = _pair("stride", stride), _pair("dilation", dilation)
@@ -350,4 +339,4 @@ def reference_depthwise_conv2d(
             rows = slice(y, y + (height - 1) * stride[0] + 1, stride[0])
             columns = slice(z, z + (width - 1) * stride[1] + 1, stride[1])
             out = out + x[:, :, rows, columns] * weight.to(dtype)[:, 0, ky, kx, None, None]
-    return _FUNCTIONS[ACTIVATIONS.index(activation)](out).to(input.dtype)
+    return FUNCTIONS[activation_index(activation)](out).to(input.dtype)

@@ -22,8 +22,9 @@ class OpCall:
     def __str__(self) -> str:
         return self.name
 
-    def inputs(self, dtype: torch.dtype = torch.float32, requires_grad: bool = False) -> list[Any]:
-        made = list(self.make(dtype))
+    def inputs(self, dtype: torch.dtype = torch.float32, requires_grad: bool = False, device: str = "cpu") -> list[Any]:
+        """Drawn on the CPU, so that one seed gives every device the same."""
+        made = [tensor.to(device) for tensor in self.make(dtype)]
         for i in range(self.leaves):
             made[i] = made[i].requires_grad_(requires_grad)
         return made

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cvops.ops import fold_batch_norm
+from cvops.ops._activation import ACTIVATIONS, FUNCTIONS
 from cvops.ops.batch_norm import batch_norm_act_, reference_fold_batch_norm
-from cvops.ops.depthwise_conv2d import _FUNCTIONS, ACTIVATIONS
 
 DTYPES = list(TOLERANCE)
 SHAPES = [(6, 4, 3, 3), (7, 1, 5, 5), (33, 17, 1, 1), (5, 9), (3, 2, 3, 3, 3), (0, 4, 1, 1), (4, 0, 3, 3)]
@@ -179,7 +179,7 @@ def reference_batch_norm_act(x, mean, var, gain, offset, eps, activation):
     wide = [None if t is None else t.double() for t in (x, mean, var, gain, offset)]
     if x.numel() == 0:
         return x.clone()
-    return _FUNCTIONS[ACTIVATIONS.index(activation)](F.batch_norm(*wide, eps=eps)).to(x.dtype)
+    return FUNCTIONS[ACTIVATIONS.index(activation)](F.batch_norm(*wide, eps=eps)).to(x.dtype)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import cvops
-from cvops.ops.depthwise_conv2d import ACTIVATIONS, reference_depthwise_conv2d
+from cvops.ops._activation import ACTIVATIONS
+from cvops.ops.depthwise_conv2d import reference_depthwise_conv2d
 
 DTYPES = list(TOLERANCE)
 

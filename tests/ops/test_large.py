@@ -22,24 +22,25 @@ def far_map():
 
 
 @pytest.mark.parametrize("op", [ops.roi_align, ops.roi_pool])
-def test_rois_at_the_far_end(op, far_map):
-    near = torch.tensor([[0, 1.0, 1.0, 6.0, 6.0]])
-    far = op(far_map, near + torch.tensor([0, FAR, FAR, FAR, FAR]), 3)
-    assert torch.equal(far, op(far_map[..., FAR:, FAR:], near, 3))
+def test_rois_at_the_far_end(op, far_map, device):
+    heat = far_map.to(device)
+    near = torch.tensor([[0, 1.0, 1.0, 6.0, 6.0]], device=device)
+    far = op(heat, near + torch.tensor([0, FAR, FAR, FAR, FAR], device=device), 3)
+    assert torch.equal(far, op(heat[..., FAR:, FAR:], near, 3))
     assert far[:, 1].amin() > 0
 
 
-def test_peaks_at_the_far_end(far_map, on_cuda_host):
-    heat = far_map[..., FAR:, FAR:] if on_cuda_host else far_map
+def test_peaks_at_the_far_end(far_map, device, on_cuda_host):
+    heat = (far_map[..., FAR:, FAR:] if on_cuda_host else far_map).to(device)
     score, channel, y, x = ops.heatmap_peaks(heat, 1)
     at = heat.shape[-1] - 1
     assert (score.item(), channel.item(), y.item(), x.item()) == (63.0, 1, at, at)
 
 
-def test_masks_at_the_far_end(on_cuda_host):
+def test_masks_at_the_far_end(device, on_cuda_host):
     side = 64 if on_cuda_host else SIDE
-    boxes = torch.tensor([[0.0, 0.0, 8.0, 8.0], [side - 8, side - 8, side, side]])
-    pasted = ops.mask_paste(torch.ones(2, 1, 4, 4), boxes, (side, side))
+    boxes = torch.tensor([[0.0, 0.0, 8.0, 8.0], [side - 8, side - 8, side, side]], device=device)
+    pasted = ops.mask_paste(torch.ones(2, 1, 4, 4, device=device), boxes, (side, side))
     assert pasted[0, :8, :8].all()
     assert not pasted[0, 8].any()
     assert not pasted[0, -8:].any()
@@ -48,9 +49,9 @@ def test_masks_at_the_far_end(on_cuda_host):
     assert not pasted[1, :, -9].any()
 
 
-def test_drop_block_of_the_far_end(on_cuda_host):
+def test_drop_block_of_the_far_end(device, on_cuda_host):
     side = 64 if on_cuda_host else SIDE
-    ones = torch.ones(1, 2, side, side, dtype=torch.bfloat16)
+    ones = torch.ones(1, 2, side, side, dtype=torch.bfloat16, device=device)
     dropped = ops.drop_block2d(ones, 0.25, 8, inplace=True, seed=3)
     scales = set()
     for strip in (dropped[:, 0, :64], dropped[:, 1, -64:]):
