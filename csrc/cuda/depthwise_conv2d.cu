@@ -45,11 +45,16 @@ unsigned blocks_of(const Space& s) {
   return blocks_for(tiles(s.inner, s.log2_inner) * tiles(s.middle, s.log2_middle) * tiles(s.outer, log2_outer), 1);
 }
 
+// Whether this is the only stride, and there is no dilation.
+bool is_plain(const DepthwiseShape& s, int64_t stride) {
+  return s.stride_h == stride && s.stride_w == stride && s.dilation_h == 1 && s.dilation_w == 1;
+}
+
 // Calls run.template operator()<K, S>() for the kernels that have a path of their own, <0, 0> for the rest.
 template <typename F>
 void dispatch_kernel(const DepthwiseShape& s, const F& run) {
-  const bool plain = s.kh == s.kw && s.stride_h == s.stride_w && s.dilation_h == 1 && s.dilation_w == 1;
-  const int64_t key = plain && s.stride_h <= 2 ? s.kh * 10 + s.stride_h : 0;
+  const bool special = s.kh == s.kw && s.stride_h <= 2 && is_plain(s, s.stride_h);
+  const int64_t key = special ? s.kh * 10 + s.stride_h : 0;
   if (key == 31) return run.template operator()<3, 1>();
   if (key == 32) return run.template operator()<3, 2>();
   if (key == 51) return run.template operator()<5, 1>();
@@ -110,10 +115,9 @@ Tensor depthwise_conv2d_cuda(const Tensor& input_in, const Tensor& weight_in, co
 // 1, taps turned around.
 std::optional<DepthwiseShape> as_convolution(const DepthwiseSizes& s, bool nhwc, const Tensor& grad) {
   const bool small = s.kh == s.kw && (s.kh == 3 || s.kh == 5 || s.kh == 7);
-  const bool plain = s.m == 1 && s.stride_h == 1 && s.stride_w == 1 && s.dilation_h == 1 && s.dilation_w == 1;
   const bool fits = !nhwc || s.c % (16 / grad.element_size()) == 0;
-  if (!small || !plain || !fits) return std::nullopt;
   DepthwiseShape turned = shape_from(s);
+  if (!small || !fits || s.m != 1 || !is_plain(turned, 1)) return std::nullopt;
   std::swap(turned.h, turned.out_h), std::swap(turned.w, turned.out_w);
   turned.before_h = s.kh - 1 - s.top, turned.before_w = s.kw - 1 - s.left;
   return turned;
@@ -141,6 +145,15 @@ Tensor grad_input_of(
         CVOPS_LAUNCH((depthwise_grad_input_kernel<V, true, scalar_t, T>), blocks_of(space), kDepthwiseThreads, 0,
             scope.stream(), g, w, shape, down, across, of_grad, of_input, space, to);
       });
+    } else if (s.kh == s.kw && (s.kh == 3 || s.kh == 5) && is_plain(shape, 2) && s.m == 1) {
+      const Space space = space_of((s.w + kDepthwiseColumns - 1) / kDepthwiseColumns, s.h, s.n * s.c);
+      const auto run = [&]<int K, int P>() {
+        CVOPS_LAUNCH((depthwise_grad_input_stride2_kernel<K, P, scalar_t, T>), blocks_of(space), kDepthwiseThreads, 0,
+            scope.stream(), g, w, shape, space, to);
+      };
+      const bool odd = s.left % 2 != 0;
+      if (s.kh == 3) return odd ? run.template operator()<3, 1>() : run.template operator()<3, 0>();
+      odd ? run.template operator()<5, 1>() : run.template operator()<5, 0>();
     } else {
       const Space space = space_of(s.w, s.h, s.n * s.c);
       CVOPS_LAUNCH((depthwise_grad_input_kernel<1, false, scalar_t, T>), blocks_of(space), kDepthwiseThreads, 0,
@@ -160,24 +173,39 @@ void weight_gradients(const DepthwiseSizes& s, bool nhwc, const Tensor& grad, co
   const PlaneStrides of_grad = strides_of(planes, s.out_h, s.out_w, nhwc), of_input = strides_of(s.c, s.h, s.w, nhwc);
   CVOPS_DISPATCH_FLOATS(grad.scalar_type(), "depthwise_conv2d_backward", [&] {
     using T = compute_t<scalar_t>;
-    const auto run = [&]<int KW>() {
-      // Enough splits of the rows to fill a large device, but no block with fewer than some positions per thread.
-      constexpr int64_t blocks_wanted = 1024, positions_wanted = 4 * kDepthwiseThreads;
-      const int64_t own = slabs * s.kh * (s.kw / KW), most = lines * s.out_w / positions_wanted;
+    // Enough splits of the rows to fill a large device, but no block with fewer than some positions per thread.
+    constexpr int64_t blocks_wanted = 1024, positions_wanted = 4 * kDepthwiseThreads;
+    const int64_t most = lines * s.out_w / positions_wanted;
+    const auto with_splits = [&](int64_t own, const auto& launch) {
       const int64_t splits = std::max<int64_t>(std::min({blocks_wanted / own, most, lines}), 1);
       Tensor partial = torch::stable::new_empty(grad, {splits, planes, taps + 1}, compute_type(grad.scalar_type()));
-      CVOPS_LAUNCH((depthwise_grad_weight_kernel<KW, scalar_t, T>), blocks_for(own * splits, 1), kDepthwiseThreads, 0,
-          scope.stream(), grad.const_data_ptr<scalar_t>(), input.const_data_ptr<scalar_t>(), shape, of_grad, of_input,
-          log2_lanes, splits, partial.mutable_data_ptr<T>());
+      launch(splits, blocks_for(own * splits, 1), partial.mutable_data_ptr<T>());
       CVOPS_LAUNCH((depthwise_add_splits_kernel<scalar_t, T>), blocks_for(planes * (taps + 1), kDepthwiseThreads),
           kDepthwiseThreads, 0, scope.stream(), partial.const_data_ptr<T>(), planes, taps, splits,
           grad_weight.numel() > 0 ? grad_weight.mutable_data_ptr<scalar_t>() : nullptr,
           grad_bias.numel() > 0 ? grad_bias.mutable_data_ptr<scalar_t>() : nullptr);
     };
-    if (s.kw == 3) return run.template operator()<3>();
-    if (s.kw == 5) return run.template operator()<5>();
-    if (s.kw == 7) return run.template operator()<7>();
-    return run.template operator()<1>();
+    const scalar_t *g = grad.const_data_ptr<scalar_t>(), *x = input.const_data_ptr<scalar_t>();
+    const auto run = [&]<int KW>() {
+      with_splits(slabs * s.kh * (s.kw / KW), [&](int64_t splits, unsigned blocks, T* partial) {
+        CVOPS_LAUNCH((depthwise_grad_weight_kernel<KW, scalar_t, T>), blocks, kDepthwiseThreads, 0, scope.stream(), g,
+            x, shape, of_grad, of_input, log2_lanes, splits, partial);
+      });
+    };
+    dispatch_kernel(shape, [&]<int K, int S>() {
+      if constexpr (K > 0) {
+        if (!nhwc) {
+          return with_splits(planes, [&](int64_t splits, unsigned blocks, T* partial) {
+            CVOPS_LAUNCH((depthwise_grad_weight_plane_kernel<K, S, scalar_t, T>), blocks, kDepthwiseThreads, 0,
+                scope.stream(), g, x, shape, splits, partial);
+          });
+        }
+      }
+      if (s.kw == 3) return run.template operator()<3>();
+      if (s.kw == 5) return run.template operator()<5>();
+      if (s.kw == 7) return run.template operator()<7>();
+      run.template operator()<1>();
+    });
   });
 }
 

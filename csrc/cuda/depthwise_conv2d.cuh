@@ -268,6 +268,117 @@ __global__ void __launch_bounds__(kDepthwiseThreads, 2) depthwise_grad_input_ker
   });
 }
 
+// NCHW, m = 1, K x K kernels of stride 2 without dilation: one thread makes 4 neighbouring columns of the gradient of
+// the input. Output columns reach every second tap, which ones P = before_w % 2 tells. Space: packs of columns, rows,
+// planes.
+template <int K, int P, typename In, typename T>
+__global__ void __launch_bounds__(kDepthwiseThreads, 2) depthwise_grad_input_stride2_kernel(
+    const In* __restrict__ grad, const In* __restrict__ weight, DepthwiseShape s, Space space, In* __restrict__ out) {
+  for_each_place(space, [&](int64_t pack, int64_t y, int64_t plane) {
+    constexpr int kBefore = (K - 1) / 2, kReach = kBefore + (P + kDepthwiseColumns - 1) / 2 + 1;
+    const int64_t x0 = pack * kDepthwiseColumns, first_x = (x0 + s.before_w - P) / 2 - kBefore;
+    const In* const from = grad + plane * s.out_h * s.out_w;
+    const In* const taps = weight + plane % s.c * K * K;
+    T sum[kDepthwiseColumns] = {};
+#pragma unroll
+    for (int ky = 0; ky < K; ++ky) {
+      const int64_t twice = y + s.before_h - ky;
+      if (twice < 0 || twice % 2 != 0 || twice / 2 >= s.out_h) continue;
+      T row[kReach];
+#pragma unroll
+      for (int i = 0; i < kReach; ++i) {
+        const int64_t x = first_x + i;
+        row[i] = x >= 0 && x < s.out_w ? static_cast<T>(from[twice / 2 * s.out_w + x]) : T(0);
+      }
+#pragma unroll
+      for (int kx = 0; kx < K; ++kx) {
+        const T tap = static_cast<T>(taps[ky * K + kx]);
+#pragma unroll
+        for (int v = 0; v < kDepthwiseColumns; ++v) {
+          if ((P + v - kx) % 2 == 0) sum[v] = multiply_add(row[(P + v - kx) / 2 + kBefore], tap, sum[v]);
+        }
+      }
+    }
+    In* const to = out + (plane * s.h + y) * s.w + x0;
+    for (int v = 0; v < kDepthwiseColumns && x0 + v < s.w; ++v) to[v] = static_cast<In>(sum[v]);
+  });
+}
+
+// Every step-th of the places of [images, height, width], by carries instead of divisions.
+struct Walk {
+  int64_t image, y, x, height, width, step_images, step_y, step_x;
+
+  __device__ Walk(int64_t start, int64_t step, int64_t height_, int64_t width_) : height(height_), width(width_) {
+    const int64_t line = start / width, lines = step / width;
+    x = start - line * width, image = line / height, y = line - image * height;
+    step_x = step - lines * width, step_images = lines / height, step_y = lines - step_images * height;
+  }
+  __device__ void next() {
+    x += step_x, y += step_y, image += step_images;
+    if (x >= width) x -= width, ++y;
+    if (y >= height) y -= height, ++image;
+  }
+};
+
+// As the next kernel, for K x K kernels of stride S without dilation in NCHW: a block has one plane and one split of
+// the output rows of all images, a thread 4 neighbouring columns at a time and all the taps.
+template <int K, int S, typename In, typename T>
+__global__ void __launch_bounds__(kDepthwiseThreads, K * sizeof(T) > 40 ? 1 : 2)
+    depthwise_grad_weight_plane_kernel(const In* __restrict__ grad, const In* __restrict__ input, DepthwiseShape s,
+        int64_t splits, T* __restrict__ partial) {
+  constexpr int kSums = K * K + 1, kWarps = kDepthwiseThreads / kWarp, kReach = (kDepthwiseColumns - 1) * S + K;
+  CVOPS_SHARED(T, sums, kWarps * kSums);
+  const int64_t planes = s.c * s.m, lines = s.n * s.out_h;
+  const int64_t packs = (s.out_w + kDepthwiseColumns - 1) / kDepthwiseColumns;
+  for (int64_t block = blockIdx.x; block < planes * splits; block += gridDim.x) {
+    const int64_t plane = block % planes, split = block / planes;
+    const int64_t first = split * lines / splits * packs, last = (split + 1) * lines / splits * packs;
+    T sum[kSums] = {};
+    Walk at(first + threadIdx.x, kDepthwiseThreads, s.out_h, packs);
+    for (int64_t item = first + threadIdx.x; item < last; item += kDepthwiseThreads, at.next()) {
+      const int64_t x0 = at.x * kDepthwiseColumns, first_x = x0 * S - s.before_w;
+      const In* const g = grad + ((at.image * planes + plane) * s.out_h + at.y) * s.out_w + x0;
+      const In* const from = input + (at.image * s.c + plane / s.m) * s.h * s.w;
+      T slope[kDepthwiseColumns];
+#pragma unroll
+      for (int v = 0; v < kDepthwiseColumns; ++v) {
+        slope[v] = x0 + v < s.out_w ? static_cast<T>(g[v]) : T(0);
+        sum[K * K] += slope[v];
+      }
+#pragma unroll
+      for (int ky = 0; ky < K; ++ky) {
+        const int64_t y = at.y * S - s.before_h + ky;
+        if (y < 0 || y >= s.h) continue;
+        T row[kReach];
+#pragma unroll
+        for (int i = 0; i < kReach; ++i) {
+          const int64_t x = first_x + i;
+          row[i] = x >= 0 && x < s.w ? static_cast<T>(from[y * s.w + x]) : T(0);
+        }
+#pragma unroll
+        for (int kx = 0; kx < K; ++kx) {
+#pragma unroll
+          for (int v = 0; v < kDepthwiseColumns; ++v) {
+            sum[ky * K + kx] = multiply_add(slope[v], row[v * S + kx], sum[ky * K + kx]);
+          }
+        }
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kSums; ++i) {
+      const T total = warp_sum(sum[i]);
+      if (lane() == 0) sums[warp() * kSums + i] = total;
+    }
+    __syncthreads();
+    for (int i = static_cast<int>(threadIdx.x); i < kSums; i += kDepthwiseThreads) {
+      T total = T(0);
+      for (int w = 0; w < kWarps; ++w) total += sums[w * kSums + i];
+      partial[(split * planes + plane) * kSums + i] = total;
+    }
+    __syncthreads();
+  }
+}
+
 // Partial sums of the gradients of weight and bias: partial[split, plane, tap], with the bias as one more tap. A block
 // has one split of the output rows of all images, 2^log2_lanes planes, and KW taps of one kernel row; the other threads
 // share the positions and are added up in a fixed order.
@@ -289,24 +400,16 @@ __global__ void __launch_bounds__(kDepthwiseThreads, 2)
     if (plane < planes) {
       const In* const g = grad + plane * of_grad.c;
       const In* const from = input + plane / s.m * of_input.c;
-      // The worker's places, `workers` positions apart: a carry from dimension to dimension, no divisions.
-      const int64_t start = first + worker, step_lines = workers / s.out_w, step_x = workers - step_lines * s.out_w;
-      const int64_t step_images = step_lines / s.out_h, step_y = step_lines - step_images * s.out_h;
-      int64_t image = start / s.out_w / s.out_h, out_y = start / s.out_w % s.out_h, out_x = start % s.out_w;
-      const auto next = [&] {
-        out_x += step_x, out_y += step_y, image += step_images;
-        if (out_x >= s.out_w) out_x -= s.out_w, ++out_y;
-        if (out_y >= s.out_h) out_y -= s.out_h, ++image;
-      };
-      for (int64_t item = start; item < last; item += workers, next()) {
-        const T slope = static_cast<T>(g[image * of_grad.n + out_y * of_grad.h + out_x * of_grad.w]);
+      Walk at(first + worker, workers, s.out_h, s.out_w);
+      for (int64_t item = first + worker; item < last; item += workers, at.next()) {
+        const T slope = static_cast<T>(g[at.image * of_grad.n + at.y * of_grad.h + at.x * of_grad.w]);
         sum[KW] += slope;
-        const int64_t y = out_y * s.stride_h - s.before_h + ky * s.dilation_h;
+        const int64_t y = at.y * s.stride_h - s.before_h + ky * s.dilation_h;
         if (y < 0 || y >= s.h) continue;
-        const In* const row = from + image * of_input.n + y * of_input.h;
+        const In* const row = from + at.image * of_input.n + y * of_input.h;
 #pragma unroll
         for (int i = 0; i < KW; ++i) {
-          const int64_t x = out_x * s.stride_w - s.before_w + (run * KW + i) * s.dilation_w;
+          const int64_t x = at.x * s.stride_w - s.before_w + (run * KW + i) * s.dilation_w;
           if (x >= 0 && x < s.w) sum[i] = multiply_add(slope, static_cast<T>(row[x * of_input.w]), sum[i]);
         }
       }
