@@ -11,8 +11,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import torch
 
 from bench import common, report
+
+torch.backends.cudnn.allow_tf32 = False  # float32 on a GPU, for both sides: the figures are about float32
 
 ROWS: list[common.Row] = []
 
