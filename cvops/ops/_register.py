@@ -66,9 +66,9 @@ def transforming() -> bool:
 def differentiable(op: str, save: Setup, backward: Backward, vmap: Vmap | None = None) -> Callable[..., Any]:
     """Register the gradient (and vmap rule) of `op`, and return what wrappers call instead of the bare op.
 
-    What torch.library registers serves compilers, exporters and direct calls of the op. It costs some 100 us a call
-    with gradients, and does not take part in torch.func or in forward mode. So the returned callable uses an
-    autograd.Function of its own in eager mode, and another, with setup_context, while such a transform is active.
+    What torch.library registers serves compilers, exporters and direct calls of the op. It is slow to call, and takes
+    no part in torch.func or in forward mode. So the returned callable uses an autograd.Function of its own in eager
+    mode, and another, with setup_context, while such a transform is active.
     """
     overload = getattr(torch.ops.cvops, op).default
     torch.library.register_autograd(f"cvops::{op}", backward, setup_context=save)
