@@ -451,8 +451,11 @@ void grad_weight_nchw(const WeightGradient& job, const StripLayout& at, const S*
     offsets[k] = x % stride_w * at.phase_pitch + x / stride_w;
   }
   [[maybe_unused]] const DirectGradPlane direct = find_direct_grad_plane(job.rows, job.columns);
-  [[maybe_unused]] const DirectJob whole{
-      job.source_h, job.source_w, job.grad_h, job.grad_w, job.rows.base, job.columns.base, 0, 0};
+  [[maybe_unused]] DirectJob whole{
+      job.source_h, job.source_w, job.grad_h, job.grad_w, job.rows.base, job.columns.base, 0, 0, nullptr, 0};
+  if constexpr (std::is_same_v<S, float>) {
+    whole.source = source, whole.source_size = job.n * job.groups * job.source_h * job.source_w;
+  }
   for (int64_t group = first; group < last; ++group) {
     for (int64_t k = 0; k < job.targets; ++k) {
       const int64_t channel = group * job.targets + k;

@@ -2,13 +2,15 @@
 // instruction sets with masked loads. Included by cpu/depthwise_conv2d-inl.h, which does everything else.
 //
 // No copy of the source is made: lanes beyond the left and right edge are masked off, rows beyond the top and bottom
-// are skipped. Stride 2 splits even and odd columns in registers. Blocks are 7 (or 4) rows by one vector. The order of
-// addition is that of the general path.
+// are skipped. Stride 2 splits even and odd columns in registers. Blocks are 7 (or 4) rows by one vector; the last one
+// of a row overlaps the one before it. The order of addition is that of the general path.
 
 struct DirectJob {
   int64_t source_h, source_w, target_h, target_w;
   int64_t base_y, base_x;  // source position of the first tap of target position 0
   int64_t weight_row, weight_column;
+  const float* source;  // of all planes
+  int64_t source_size;
 };
 
 #if defined(CVOPS_HAS_LANE_MASKS)
@@ -27,34 +29,88 @@ __attribute__((always_inline)) inline void over_rows(int64_t y, int64_t height, 
   });
 }
 
+// Whether `span` columns from `at` of rows [first, first + rows) lie in the source: in the plane, or in one beside it.
+inline bool readable(const DirectJob& job, const float* plane, int64_t first, int64_t rows, int64_t at, int64_t span) {
+  const int64_t low = larger(first, 0), high = smaller(first + rows, job.source_h) - 1,
+                column = plane - job.source + at;
+  return column + low * job.source_w >= 0 && column + high * job.source_w + span <= job.source_size;
+}
+
+// Those lanes of a vector that the mask has. Where all can be read they are, and cleared afterwards: masked loads of
+// AVX2 wait for one another's cache misses on AMD's processors.
+template <int lanes>
+inline Vec<float, lanes> load_lanes(const float* p, LaneMask<lanes> mask, [[maybe_unused]] bool can_read) {
+#if CVOPS_VECTOR_BYTES == 32
+  if (can_read) return (Vec<float, lanes>)((LaneMask<lanes>)load<float, lanes>(p) & mask);
+#endif
+  return load_masked<lanes>(p, mask);
+}
+
+// over_rows of the `lanes` source columns from `at`, of which `count` are wanted.
+template <int lanes, int R, int KH, typename Add>
+__attribute__((always_inline)) inline void over_vectors(
+    const DirectJob& job, const float* plane, int64_t first, int64_t at, int64_t count, const Add& add) {
+  const int64_t width = job.source_w;
+  const float* from = plane + first * width + at;
+#if CVOPS_VECTOR_BYTES == 32
+  if (at >= 0 && at + lanes <= width && count >= lanes) {
+    return over_rows<R, KH, 1>(
+        first, job.source_h, CVOPS_INLINED(auto q) { return load<float, lanes>(from + q * width); }, add);
+  }
+#endif
+  const LaneMask<lanes> mask = lanes_between<lanes>(-at, smaller(width - at, count));
+  const bool can_read = readable(job, plane, first, R - 1 + KH, at, lanes);
+  over_rows<R, KH, 1>(
+      first, job.source_h, CVOPS_INLINED(auto q) { return load_lanes<lanes>(from + q * width, mask, can_read); }, add);
+}
+
+// The same for stride 2: `lanes` pairs of an even and an odd column, counted from `at`.
+template <int lanes>
+struct Pair {
+  Vec<float, lanes> even, odd;
+  Pair(Vec<float, lanes> a, Vec<float, lanes> b) : even(even_lanes<lanes>(a, b)), odd(odd_lanes<lanes>(a, b)) {}
+};
+template <int lanes, int R, int KH, typename Add>
+__attribute__((always_inline)) inline void over_pairs(
+    const DirectJob& job, const float* plane, int64_t first, int64_t at, int64_t count, const Add& add) {
+  const int64_t width = job.source_w, end = smaller(width - at, 2 * count);
+  const float* from = plane + first * width + at;
+#if CVOPS_VECTOR_BYTES == 32
+  if (at >= 0 && end >= 2 * lanes) {
+    const auto row = CVOPS_INLINED(auto q) {
+      return Pair<lanes>(load<float, lanes>(from + q * width), load<float, lanes>(from + q * width + lanes));
+    };
+    return over_rows<R, KH, 2>(first, job.source_h, row, add);
+  }
+#endif
+  const LaneMask<lanes> low = lanes_between<lanes>(-at, end), high = lanes_between<lanes>(-at - lanes, end - lanes);
+  const bool can_read = readable(job, plane, first, (R - 1) * 2 + KH, at, 2 * lanes);
+  const auto row = CVOPS_INLINED(auto q) {
+    const float* p = from + q * width;
+    return Pair<lanes>(load_lanes<lanes>(p, low, can_read), load_lanes<lanes>(p + lanes, high, can_read));
+  };
+  over_rows<R, KH, 2>(first, job.source_h, row, add);
+}
+
 template <int lanes, int R, int KH, int KW, int S>
 inline void direct_block(
     const DirectJob& job, const float* source, const float* weight, float init, int64_t y, int64_t x, float* target) {
   typedef Vec<float, lanes> V;
   V sum[R];
   unrolled<R>(CVOPS_INLINED(auto r) { sum[r] = splat<float, lanes>(init); });
-  const int64_t first = y * S + job.base_y, width = job.source_w;
-  const float* rows = source + first * width;
-  const int64_t count = job.target_w - x;
+  const int64_t first = y * S + job.base_y, at = x * S + job.base_x, count = job.target_w - x;
   if constexpr (S == 1) {
     for (int kx = 0; kx < KW; ++kx) {
       V scale[KH];
       const float* w = weight + kx * job.weight_column;
       unrolled<KH>(CVOPS_INLINED(auto ky) { scale[ky] = splat<float, lanes>(w[ky * job.weight_row]); });
-      const int64_t at = x + job.base_x + kx;
-      const LaneMask<lanes> mask = lanes_between<lanes>(-at, width - at);
-      const float* from = rows + at;
-      over_rows<R, KH, S>(
-          first, job.source_h, CVOPS_INLINED(auto q) { return load_masked<lanes>(from + q * width, mask); },
+      over_vectors<lanes, R, KH>(
+          job, source, first, at + kx, lanes,
           CVOPS_INLINED(auto r, auto ky, V value) { sum[r] = fma_of<float, lanes>(scale[ky], value, sum[r]); });
     }
   } else {
     // Taps in pairs of an even and an odd source column; either may be missing at the ends.
     for (int kx = (job.base_x & 1) ? -1 : 0; kx < KW; kx += 2) {
-      const int64_t at = 2 * x + job.base_x + kx;
-      const LaneMask<lanes> low = lanes_between<lanes>(-at, width - at);
-      const LaneMask<lanes> high = lanes_between<lanes>(-at - lanes, width - at - lanes);
-      const float* from = rows + at;
       V even[KH], odd[KH];
       const float* w = weight + kx * job.weight_column;
       if (kx >= 0 && kx + 1 < KW) {
@@ -62,17 +118,8 @@ inline void direct_block(
           even[ky] = splat<float, lanes>(w[ky * job.weight_row]);
           odd[ky] = splat<float, lanes>(w[ky * job.weight_row + job.weight_column]);
         });
-        struct Pair {
-          V even, odd;
-        };
-        over_rows<R, KH, S>(
-            first, job.source_h,
-            CVOPS_INLINED(auto q) {
-              const V a = load_masked<lanes>(from + q * width, low),
-                      b = load_masked<lanes>(from + q * width + lanes, high);
-              return Pair{even_lanes<lanes>(a, b), odd_lanes<lanes>(a, b)};
-            },
-            CVOPS_INLINED(auto r, auto ky, const Pair& value) {
+        over_pairs<lanes, R, KH>(
+            job, source, first, at + kx, lanes, CVOPS_INLINED(auto r, auto ky, const Pair<lanes>& value) {
               sum[r] = fma_of<float, lanes>(even[ky], value.even, sum[r]);
               sum[r] = fma_of<float, lanes>(odd[ky], value.odd, sum[r]);
             });
@@ -80,14 +127,10 @@ inline void direct_block(
         const bool second = kx < 0;
         unrolled<KH>(CVOPS_INLINED(
             auto ky) { even[ky] = splat<float, lanes>(w[ky * job.weight_row + (second ? job.weight_column : 0)]); });
-        over_rows<R, KH, S>(
-            first, job.source_h,
-            CVOPS_INLINED(auto q) {
-              const V a = load_masked<lanes>(from + q * width, low),
-                      b = load_masked<lanes>(from + q * width + lanes, high);
-              return second ? odd_lanes<lanes>(a, b) : even_lanes<lanes>(a, b);
-            },
-            CVOPS_INLINED(auto r, auto ky, V value) { sum[r] = fma_of<float, lanes>(even[ky], value, sum[r]); });
+        over_pairs<lanes, R, KH>(
+            job, source, first, at + kx, lanes, CVOPS_INLINED(auto r, auto ky, const Pair<lanes>& value) {
+              sum[r] = fma_of<float, lanes>(even[ky], second ? value.odd : value.even, sum[r]);
+            });
       }
     }
   }
@@ -99,7 +142,8 @@ inline void direct_rows(
     const DirectJob& job, const float* source, const float* weight, float init, int64_t y, float* target) {
   constexpr int lanes = full_lanes<float>, half = lanes / 2;
   for (int64_t x = 0; x < job.target_w; x += lanes) {
-    if (job.target_w - x > half)
+    if (job.target_w >= lanes) x = smaller(x, job.target_w - lanes);
+    if (job.target_w > half)
       direct_block<lanes, R, KH, KW, S>(job, source, weight, init, y, x, target);
     else
       direct_block<half, R, KH, KW, S>(job, source, weight, init, y, x, target);
@@ -133,7 +177,6 @@ inline void spread_block(const DirectJob& job, const float* source, const float*
     int64_t j, int64_t x, float* target, int64_t target_pitch) {
   typedef Vec<float, lanes> V;
   V a[R] = {}, b[R] = {};
-  const int64_t first = j + job.base_y, width = job.source_w;
   constexpr int columns = A > D + B ? A : D + B;
   unrolled<columns>(CVOPS_INLINED(auto d) {
     V scale_a[KH], scale_b[KH];
@@ -142,12 +185,8 @@ inline void spread_block(const DirectJob& job, const float* source, const float*
       if constexpr (d >= D && d < D + B)
         scale_b[ky] = splat<float, lanes>(weight_b[ky * job.weight_row + (d - D) * job.weight_column]);
     });
-    const int64_t at = x + job.base_x + d;
-    const LaneMask<lanes> mask = lanes_between<lanes>(-at, width - at);
-    const float* from = source + first * width + at;
-    over_rows<R, KH, 1>(
-        first, job.source_h, CVOPS_INLINED(auto q) { return load_masked<lanes>(from + q * width, mask); },
-        CVOPS_INLINED(auto r, auto ky, V value) {
+    over_vectors<lanes, R, KH>(
+        job, source, j + job.base_y, x + job.base_x + d, lanes, CVOPS_INLINED(auto r, auto ky, V value) {
           if constexpr (d < A) a[r] = fma_of<float, lanes>(scale_a[ky], value, a[r]);
           if constexpr (d >= D && d < D + B) b[r] = fma_of<float, lanes>(scale_b[ky], value, b[r]);
         });
@@ -171,8 +210,9 @@ void spread_plane(const DirectJob& job, const float* source, const float* weight
     const int64_t rows = block ? kBlockRows : count >= kRestRows ? kRestRows : 1;
     j = smaller(j, count - rows);
     for (int64_t x = 0; x < width; x += lanes) {
+      if (width >= lanes) x = smaller(x, width - lanes);
       float* to = target + j * pitch;
-      const bool full = width - x > half;
+      const bool full = width > half;
       if (block && full)
         spread_block<lanes, kBlockRows, KH, A, B, D>(job, source, weight_a, weight_b, j, x, to, pitch);
       else if (block)
@@ -192,41 +232,22 @@ template <int lanes, int R, int KH, int S, int K>
 __attribute__((always_inline)) inline void direct_grad_block(const DirectJob& job, const float* grad,
     const float* source, int kx, int64_t y, int64_t x, Vec<float, lanes> (&sums)[K][KH]) {
   typedef Vec<float, lanes> V;
-  const int64_t width = job.source_w, count = job.target_w - x;
+  const int64_t first = y * S + job.base_y, at = x * S + job.base_x + kx, count = job.target_w - x;
   V g[R];
   unrolled<R>(CVOPS_INLINED(auto r) { g[r] = load_first<float, lanes>(grad + (y + r) * job.target_w + x, count); });
-  const int64_t first = y * S + job.base_y;
-  const float* rows = source + first * width;
   if constexpr (S == 1) {
     unrolled<K>(CVOPS_INLINED(auto k) {
-      const int64_t at = x + job.base_x + kx + k;
-      const LaneMask<lanes> mask = lanes_between<lanes>(-at, smaller(width - at, count));
-      const float* from = rows + at;
-      over_rows<R, KH, S>(
-          first, job.source_h, CVOPS_INLINED(auto q) { return load_masked<lanes>(from + q * width, mask); },
+      over_vectors<lanes, R, KH>(
+          job, source, first, at + k, count,
           CVOPS_INLINED(auto r, auto ky, V value) { sums[k][ky] = fma_of<float, lanes>(g[r], value, sums[k][ky]); });
     });
   } else {
     const bool second = K == 1 && ((job.base_x + kx) & 1);
-    const int64_t at = 2 * x + job.base_x + kx - second;
-    const int64_t end = smaller(width - at, 2 * count);
-    const LaneMask<lanes> low = lanes_between<lanes>(-at, end);
-    const LaneMask<lanes> high = lanes_between<lanes>(-at - lanes, end - lanes);
-    const float* from = rows + at;
-    struct Taps {
-      V of[K];
-    };
-    over_rows<R, KH, S>(
-        first, job.source_h,
-        CVOPS_INLINED(auto q) {
-          const V a = load_masked<lanes>(from + q * width, low), b = load_masked<lanes>(from + q * width + lanes, high);
-          if constexpr (K == 2)
-            return Taps{{even_lanes<lanes>(a, b), odd_lanes<lanes>(a, b)}};
-          else
-            return Taps{{second ? odd_lanes<lanes>(a, b) : even_lanes<lanes>(a, b)}};
-        },
-        CVOPS_INLINED(auto r, auto ky, const Taps& value) {
-          unrolled<K>(CVOPS_INLINED(auto k) { sums[k][ky] = fma_of<float, lanes>(g[r], value.of[k], sums[k][ky]); });
+    over_pairs<lanes, R, KH>(
+        job, source, first, at - second, count, CVOPS_INLINED(auto r, auto ky, const Pair<lanes>& value) {
+          const V one = second ? value.odd : value.even;
+          sums[0][ky] = fma_of<float, lanes>(g[r], one, sums[0][ky]);
+          if constexpr (K == 2) sums[1][ky] = fma_of<float, lanes>(g[r], value.odd, sums[1][ky]);
         });
   }
 }
@@ -346,7 +367,7 @@ inline bool correlate_direct(const Correlation<float>& job, const StripLayout& a
   if (job.sources > 1 || job.row_phases > 2 || job.row_phases != job.column_phases) return false;
   const AxisPhase &rows = job.rows[0], &columns = job.columns[0];
   DirectJob direct{job.source_h, job.source_w, job.target_h, job.target_w, rows.base, columns.base,
-      rows.weight_step * job.kw, columns.weight_step};
+      rows.weight_step * job.kw, columns.weight_step, source, job.n * job.groups * job.source_h * job.source_w};
   const int64_t plane = job.target_h * job.target_w, taps = job.kh * job.kw;
   if (job.row_phases == 2) {
     const AxisPhase& right = job.columns[1];

@@ -73,6 +73,7 @@ inline void store(T* p, Vec<T, lanes> v) {
 #if CVOPS_VECTOR_BYTES == 32
 // 8 ones, then 8 zeros: the mask of the first n lanes starts at 8 - n.
 alignas(64) constexpr int32_t kLaneMask[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
+constexpr int32_t kLaneNumber[12] = {0, 1, 2, 3, 4, 5, 6, 7, 7, 7, 7, 7};
 inline __m256i lane_mask32(int64_t n) {
   return _mm256_loadu_si256((const __m256i*)(kLaneMask + 8 - n));
 }
@@ -113,7 +114,14 @@ inline void store_first(T* p, Vec<T, lanes> v, int64_t n) {
   else if constexpr (sizeof(T) == 8 && lanes == 8)
     return _mm512_mask_storeu_pd(p, static_cast<__mmask8>(mask), (__m512d)v);
 #elif CVOPS_VECTOR_BYTES == 32
-  if constexpr (sizeof(T) == 4 && lanes == 8) return _mm256_maskstore_ps(p, lane_mask32(n), (__m256)v);
+  // Two overlapping stores: AMD's masked stores are microcode.
+  if constexpr (sizeof(T) == 4 && lanes == 8) {
+    if (n >= 4) {
+      store<T, 4>(p, (Vec<T, 4>)_mm256_castps256_ps128((__m256)v));
+      const __m256i last = _mm256_loadu_si256((const __m256i*)(kLaneNumber + n - 4));
+      return store<T, 4>(p + n - 4, (Vec<T, 4>)_mm256_castps256_ps128(_mm256_permutevar8x32_ps((__m256)v, last)));
+    }
+  }
 #endif
   for (int i = 0; i < lanes; ++i) {
     if (i < n) p[i] = v[i];
