@@ -2,8 +2,8 @@
 
 The op suite runs on three backends. `cpu` and, where there is a GPU, `cuda` are parameters of `device`. The third, the
 CUDA kernels compiled for the host (tests/host), is a library that replaces the CPU kernels for a whole process
-(CVOPS_OPS_LIBRARY), so there the same tests run with device `cpu`. Each instruction set is a process of its own too
-(CVOPS_CPU_ISA).
+(CVOPS_OPS_LIBRARY), so there the same tests run with device `cpu`; CVOPS_HOST_ORDER tells such a process. Each
+instruction set is a process of its own too (CVOPS_CPU_ISA).
 """
 
 import os
@@ -13,7 +13,7 @@ import torch
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what torch's deterministic mode asks for on a GPU
 
-ON_CUDA_HOST = bool(os.environ.get("CVOPS_OPS_LIBRARY"))
+ON_CUDA_HOST = "CVOPS_HOST_ORDER" in os.environ
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() and not ON_CUDA_HOST else [])]
 
 # Inputs that hypothesis generates for one op family: fewer where every CUDA thread is a fiber.

@@ -18,7 +18,7 @@ namespace {
 using torch::headeronly::MemoryFormat;
 
 constexpr int64_t kStripBytes = 48 << 10;  // of packed source: with the target beside it, well inside L2
-constexpr int64_t kPrefetchBytes = 12 << 20;
+constexpr int64_t kPrefetchBytes = 8 << 20;
 constexpr int64_t kSlack = 64;            // elements that vector loads and row copies may run over
 constexpr int64_t kOpsPerTask = 1 << 15;  // multiply-adds below which another thread costs more than it brings
 

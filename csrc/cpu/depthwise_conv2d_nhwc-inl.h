@@ -5,88 +5,116 @@
 // vector that overlaps the one before it, or by half a vector, or one by one if there are less than half a vector.
 // Tensors are of the compute type; the order of addition is fixed: row by row of taps, bias first.
 
-// X positions from `x`, one vector of channels. KX = 0: any taps; else KX adjacent taps, SX the stride.
-template <typename T, int lanes, int X, int KX, int SX>
-inline void correlate_nhwc_block(const Correlation<T>& job, const AxisPhase& rows, const AxisPhase& columns,
-    const T* source, int64_t row, int64_t x, int64_t channel, T* target) {
+// X positions of the target. Tap rows that lie outside of the source are left out; `line` and `weight` are at channel 0
+// of the first one, at the first tap of the first position.
+template <typename T>
+struct NhwcBlock {
+  const T *line, *weight;
+  int64_t taps, line_step, weight_row, weight_column;
+  int64_t column;                    // of the source, at `line`
+  const T *next_line, *next_target;  // what the next row of the target adds, if that is to be asked for
+  int64_t next_lines, target_step;   // next_lines: rows of the source from next_line up
+};
+
+template <typename T>
+inline NhwcBlock<T> nhwc_block(const Correlation<T>& job, const AxisPhase& rows, const AxisPhase& columns,
+    const T* source, int64_t row, int64_t x, const T* target) {
+  const int64_t c = job.groups, pitch = job.source_w * c, top = row * rows.stride + rows.base;
+  const int64_t first = top < 0 ? ceil_div(-top, rows.tap_step) : 0;
+  const int64_t last = top < job.source_h ? ceil_div(job.source_h - top, rows.tap_step) : 0;
+  NhwcBlock<T> block;
+  block.column = x * columns.stride + columns.base;
+  block.line = source + (top + first * rows.tap_step) * pitch + block.column * c;
+  block.weight = job.weight + ((rows.weight_first + first * rows.weight_step) * job.kw + columns.weight_first) * c;
+  block.taps = smaller(last, rows.taps) - first;
+  block.line_step = rows.tap_step * pitch;
+  block.weight_row = rows.weight_step * job.kw * c, block.weight_column = columns.weight_step * c;
+  block.next_line = source + (top + rows.stride + (rows.taps - 1) * rows.tap_step) * pitch + x * columns.stride * c;
+  block.next_target = target + rows.step * job.target_w * c;
+  block.next_lines = rows.stride, block.target_step = columns.step * c;
+  return block;
+}
+
+// One vector of channels. KX = 0: any taps; else KX adjacent taps, SX the stride; `inside`: no column is left out.
+template <typename T, int lanes, int X, int KX, int SX, bool inside>
+__attribute__((always_inline)) inline void correlate_nhwc_vector(
+    const Correlation<T>& job, const NhwcBlock<T>& block, const AxisPhase& columns, int64_t channel, T* target) {
   typedef Vec<T, lanes> V;
   const int64_t c = job.groups;
   V sum[X];
   const V init = job.bias ? load<T, lanes>(job.bias + channel) : V{};
-#pragma GCC unroll 16
-  for (int i = 0; i < X; ++i) sum[i] = init;
-  if (job.prefetch) {
-    // Seven positions of three rows are too many streams for the hardware to follow; what the next row of the target
-    // adds is asked for one row ahead. Past the end this is harmless.
-    for (int64_t k = 0; k < rows.stride; ++k) {
-      const int64_t y = (row + 1) * rows.stride + rows.base + (rows.taps - 1) * rows.tap_step - k;
-      const T* next = source + (y * job.source_w + x * columns.stride) * c + channel;
-      unrolled<X*(SX == 0 ? 1 : SX)>(CVOPS_INLINED(auto i) { __builtin_prefetch(next + i * c, 0, 3); });
+  unrolled<X>(CVOPS_INLINED(auto i) { sum[i] = init; });
+  // Seven positions of three rows are too many streams for the hardware to follow. Past the end this is harmless.
+  if (job.prefetch && channel * static_cast<int64_t>(sizeof(T)) % 64 < lanes * static_cast<int64_t>(sizeof(T))) {
+    for (int64_t k = 0; k < block.next_lines; ++k) {
+      const T* next = block.next_line - k * job.source_w * c + channel;
+      unrolled<X*(SX == 0 ? 1 : SX)>(CVOPS_INLINED(auto) { __builtin_prefetch(next, 0, 3), next += c; });
     }
-    unrolled<X>(CVOPS_INLINED(
-        auto i) { __builtin_prefetch(target + (rows.step * job.target_w + i * columns.step) * c, 1, 3); });
+    const T* next = block.next_target + channel;
+    unrolled<X>(CVOPS_INLINED(auto) { __builtin_prefetch(next, 1, 3), next += block.target_step; });
   }
-  for (int64_t ky = 0; ky < rows.taps; ++ky) {
-    const int64_t y = row * rows.stride + rows.base + ky * rows.tap_step;
-    if (y < 0 || y >= job.source_h) continue;
-    const T* line = source + y * job.source_w * c + channel;
-    const T* weight =
-        job.weight + channel + ((rows.weight_first + ky * rows.weight_step) * job.kw + columns.weight_first) * c;
-    const int64_t weight_step = columns.weight_step * c;
+  const T *line = block.line + channel, *weight = block.weight + channel;
+  for (int64_t ky = 0; ky < block.taps; ++ky, line += block.line_step, weight += block.weight_row) {
     if constexpr (KX == 0) {
       for (int64_t kx = 0; kx < columns.taps; ++kx) {
-        const V scale = load<T, lanes>(weight + kx * weight_step);
-#pragma GCC unroll 16
-        for (int i = 0; i < X; ++i) {
-          const int64_t at = (x + i) * columns.stride + columns.base + kx * columns.tap_step;
-          if (at >= 0 && at < job.source_w) sum[i] = fma_of<T, lanes>(scale, load<T, lanes>(line + at * c), sum[i]);
-        }
+        const V scale = load<T, lanes>(weight + kx * block.weight_column);
+        unrolled<X>(CVOPS_INLINED(auto i) {
+          const int64_t at = i * columns.stride + kx * columns.tap_step;
+          if (static_cast<uint64_t>(block.column + at) >= static_cast<uint64_t>(job.source_w)) return;
+          sum[i] = fma_of<T, lanes>(scale, load<T, lanes>(line + at * c), sum[i]);
+        });
       }
     } else {
       V scale[KX];
-#pragma GCC unroll 16
-      for (int kx = 0; kx < KX; ++kx) scale[kx] = load<T, lanes>(weight + kx * weight_step);
-      const int64_t at = x * SX + columns.base;
-#pragma GCC unroll 32
-      for (int u = 0; u < (X - 1) * SX + KX; ++u) {
-        if (static_cast<uint64_t>(at + u) >= static_cast<uint64_t>(job.source_w)) continue;
-        const V value = load<T, lanes>(line + (at + u) * c);
-#pragma GCC unroll 16
-        for (int i = 0; i < X; ++i) {
-          const int kx = u - i * SX;
-          if (kx >= 0 && kx < KX) sum[i] = fma_of<T, lanes>(scale[kx], value, sum[i]);
+      unrolled<KX>(CVOPS_INLINED(auto kx) { scale[kx] = load<T, lanes>(weight + kx * block.weight_column); });
+      const T* p = line;
+      unrolled<(X - 1) * SX + KX>(CVOPS_INLINED(auto u) {
+        if (inside || static_cast<uint64_t>(block.column + u) < static_cast<uint64_t>(job.source_w)) {
+          const V value = load<T, lanes>(p);
+          unrolled<X>(CVOPS_INLINED(auto i) {
+            constexpr int kx = u - i * SX;
+            if constexpr (kx >= 0 && kx < KX) sum[i] = fma_of<T, lanes>(scale[kx], value, sum[i]);
+          });
         }
-      }
+        p += c;
+      });
     }
   }
-#pragma GCC unroll 16
-  for (int i = 0; i < X; ++i) store<T, lanes>(target + i * columns.step * c, sum[i]);
+  T* to = target + channel;
+  unrolled<X>(CVOPS_INLINED(auto i) { store<T, lanes>(to, sum[i]), to += block.target_step; });
 }
 
-// X positions of channels [first, last); the last vector may overlap the one before it.
-template <typename T, int X, int KX, int SX>
-inline void correlate_nhwc_across(const Correlation<T>& job, const AxisPhase& rows, const AxisPhase& columns,
-    const T* source, int64_t row, int64_t x, int64_t first, int64_t last, T* target) {
+// Channels [first, last) of a block; the last vector may overlap the one before it.
+template <typename T, int X, int KX, int SX, bool inside>
+void correlate_nhwc_channels(const Correlation<T>& job, const NhwcBlock<T>& block, const AxisPhase& columns,
+    int64_t first, int64_t last, T* target) {
   constexpr int lanes = full_lanes<T>, half = lanes / 2;
-  T* to = target + (columns.first + x * columns.step) * job.groups;
   for (int64_t c = first; c < last;) {
     if (job.groups < half) {
-      correlate_nhwc_block<T, 1, 1, 0, 0>(job, rows, columns, source, row, x, c, to + c);
-      for (int i = 1; i < X; ++i) {
-        correlate_nhwc_block<T, 1, 1, 0, 0>(
-            job, rows, columns, source, row, x + i, c, to + i * columns.step * job.groups + c);
-      }
+      correlate_nhwc_vector<T, 1, X, KX, SX, inside>(job, block, columns, c, target);
       ++c;
     } else if (last - c > half && job.groups >= lanes) {
       c = smaller(c, job.groups - lanes);
-      correlate_nhwc_block<T, lanes, X, KX, SX>(job, rows, columns, source, row, x, c, to + c);
+      correlate_nhwc_vector<T, lanes, X, KX, SX, inside>(job, block, columns, c, target);
       c += lanes;
     } else {
       c = smaller(c, job.groups - half);
-      correlate_nhwc_block<T, half, X, KX, SX>(job, rows, columns, source, row, x, c, to + c);
+      correlate_nhwc_vector<T, half, X, KX, SX, inside>(job, block, columns, c, target);
       c += half;
     }
   }
+}
+
+// X positions of channels [first, last).
+template <typename T, int X, int KX, int SX>
+inline void correlate_nhwc_across(const Correlation<T>& job, const AxisPhase& rows, const AxisPhase& columns,
+    const T* source, int64_t row, int64_t x, int64_t first, int64_t last, T* target) {
+  T* to = target + (columns.first + x * columns.step) * job.groups;
+  const NhwcBlock<T> block = nhwc_block(job, rows, columns, source, row, x, to);
+  if (KX > 0 && block.column >= 0 && block.column + (X - 1) * SX + KX <= job.source_w)
+    correlate_nhwc_channels<T, X, KX, SX, (KX > 0)>(job, block, columns, first, last, to);
+  else
+    correlate_nhwc_channels<T, X, KX, SX, false>(job, block, columns, first, last, to);
 }
 
 // One target row, in even chunks of channels whose sources for 7 positions and whose weights stay in L1.
@@ -168,17 +196,20 @@ template <typename T, int lanes, int X, int KX, int SX>
 __attribute__((always_inline)) inline void grad_weight_nhwc_block(
     const WeightGradient& job, const T* grad, const T* line, int64_t x, Vec<T, lanes> (&sums)[KX]) {
   typedef Vec<T, lanes> V;
-  const int64_t c = job.groups;
+  const int64_t c = job.groups, at = x * SX + job.columns.base;
   V g[X];
-  unrolled<X>(CVOPS_INLINED(auto i) { g[i] = load<T, lanes>(grad + (x + i) * c); });
-  const int64_t at = x * SX + job.columns.base;
+  const T* from = grad + x * c;
+  unrolled<X>(CVOPS_INLINED(auto i) { g[i] = load<T, lanes>(from), from += c; });
+  const T* p = line + at * c;
   unrolled<(X - 1) * SX + KX>(CVOPS_INLINED(auto u) {
-    if (static_cast<uint64_t>(at + u) >= static_cast<uint64_t>(job.source_w)) return;
-    const V value = load<T, lanes>(line + (at + u) * c);
-    unrolled<X>(CVOPS_INLINED(auto i) {
-      constexpr int kx = u - i * SX;
-      if constexpr (kx >= 0 && kx < KX) sums[kx] = fma_of<T, lanes>(g[i], value, sums[kx]);
-    });
+    if (static_cast<uint64_t>(at + u) < static_cast<uint64_t>(job.source_w)) {
+      const V value = load<T, lanes>(p);
+      unrolled<X>(CVOPS_INLINED(auto i) {
+        constexpr int kx = u - i * SX;
+        if constexpr (kx >= 0 && kx < KX) sums[kx] = fma_of<T, lanes>(g[i], value, sums[kx]);
+      });
+    }
+    p += c;
   });
 }
 

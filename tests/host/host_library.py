@@ -1,11 +1,12 @@
-"""Compiles the CUDA sources for the CPU through the shim, and prints the library's path.
+"""Compiles a library that replaces the package's own in a test process, and prints its path.
 
-    python tests/host/host_library.py [--asan] [--toy]
+    python tests/host/host_library.py [--asan] [cuda|cpu|toy]
 
-`build/host/libcvops_cuda_host.so` holds csrc/ops and csrc/cuda, with the CUDA kernels registered for CPU tensors; the
-package loads it in place of its own library when CVOPS_OPS_LIBRARY names it. `--toy` builds the shim's own test
-kernels instead, `--asan` either of them with AddressSanitizer and UndefinedBehaviourSanitizer (tests/host/run.py sets
-the environment that those need). Only what changed is compiled again.
+`cuda` holds csrc/ops and csrc/cuda, compiled for the CPU through the shim, with the CUDA kernels registered for CPU
+tensors; `cpu` holds csrc/ops and csrc/cpu, which is of use with `--asan`; `toy` the shim's own test kernels. The package
+loads a library in place of its own when CVOPS_OPS_LIBRARY names it. `--asan` compiles with AddressSanitizer and
+UndefinedBehaviourSanitizer (tests/host/run.py sets the environment that those need). Only what changed is compiled
+again.
 """
 
 import argparse
@@ -30,9 +31,13 @@ def torch_root() -> Path:
     return Path(spec.origin).parent
 
 
-def ninja_file(asan: bool, toy: bool, out: Path) -> tuple[str, Path]:
+KINDS = ("cuda", "cpu", "toy")
+
+
+def ninja_file(kind: str, asan: bool, out: Path) -> tuple[str, Path]:
     torch = torch_root()
     flags = ["-std=c++20", "-g", "-O1" if asan else "-O2", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off"]
+    flags += ["-fno-math-errno", "-fno-trapping-math"]  # as setup.py does
     flags += ["-Wall", "-Wextra", "-Wno-psabi", "-Wno-unknown-pragmas", f"-I{HOST}", f"-I{ROOT}/csrc"]
     flags += [f"-isystem {torch}/include", "-DTORCH_STABLE_ONLY", f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}"]
     # An exception of ours must reach Python, so the sanitizers' own check of virtual tables, which needs torch's
@@ -41,10 +46,14 @@ def ninja_file(asan: bool, toy: bool, out: Path) -> tuple[str, Path]:
     sanitize += ["-fno-omit-frame-pointer"] if asan else []
     cuda = [f"-include {HOST}/torch_calls.h", f"-include {HOST}/cuda_on_host.h", "-DUSE_CUDA"]
 
-    host = [HOST / "cuda_on_host.cpp", HOST / "fiber.cpp"]
-    ops = [] if toy else sorted((ROOT / "csrc/ops").glob("*.cpp"))
-    kernels = [HOST / "toy.cu"] if toy else sorted((ROOT / "csrc/cuda").glob("*.cu"))
-    library = out / ("libcvops_toy.so" if toy else "libcvops_cuda_host.so")
+    shim = [HOST / "cuda_on_host.cpp", HOST / "fiber.cpp"]
+    ops = sorted((ROOT / "csrc/ops").glob("*.cpp"))
+    sources = {
+        "cuda": [*shim, *ops, *sorted((ROOT / "csrc/cuda").glob("*.cu"))],
+        "cpu": [*ops, *sorted((ROOT / "csrc/cpu").glob("*.cpp"))],
+        "toy": [*shim, HOST / "toy.cu"],
+    }[kind]
+    library = out / f"libcvops_{kind}.so"
     lines = [
         "ninja_required_version = 1.5",
         f"flags = {' '.join([*flags, *sanitize])}",
@@ -56,17 +65,17 @@ def ninja_file(asan: bool, toy: bool, out: Path) -> tuple[str, Path]:
         f"rule link\n  command = {CXX} -shared $in -o $out $link",
     ]
     objects = []
-    for source in [*host, *ops, *kernels]:
+    for source in sources:
         objects.append(str(out / "objects" / f"{source.parent.name}-{source.name}.o"))
         lines.append(f"build {objects[-1]}: {source.suffix[1:]} {source}")
     lines.append(f"build {library}: link {' '.join(objects)}\ndefault {library}")
     return "\n".join(lines) + "\n", library
 
 
-def build(asan: bool = False, toy: bool = False) -> Path:
-    out = ROOT / "build" / ("host" + ("-toy" if toy else "") + ("-asan" if asan else ""))
+def build(kind: str = "cuda", asan: bool = False) -> Path:
+    out = ROOT / "build" / f"host-{kind}{'-asan' if asan else ''}"
     out.mkdir(parents=True, exist_ok=True)
-    text, library = ninja_file(asan, toy, out)
+    text, library = ninja_file(kind, asan, out)
     file = out / "build.ninja"
     if not file.is_file() or file.read_text() != text:
         file.write_text(text)
@@ -83,6 +92,6 @@ def build(asan: bool = False, toy: bool = False) -> Path:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--asan", action="store_true", help="with the address and undefined-behaviour sanitizers")
-    parser.add_argument("--toy", action="store_true", help="the shim's own test kernels")
+    parser.add_argument("kind", nargs="?", choices=KINDS, default="cuda")
     arguments = parser.parse_args()
-    print(build(arguments.asan, arguments.toy))
+    print(build(arguments.kind, arguments.asan))

@@ -19,7 +19,7 @@ from shim import ORDERS, Shim, sanitizer_environment  # noqa: E402
 
 @pytest.fixture(scope="module")
 def shim():
-    library = build(toy=True)
+    library = build("toy")
     torch.ops.load_library(library)
     return Shim(library)
 
@@ -160,7 +160,7 @@ def test_launch_that_no_device_takes(toy):
 
 @pytest.fixture(scope="module")
 def sanitized():
-    library = build(asan=True, toy=True)
+    library = build("toy", asan=True)
 
     def run(call: str) -> subprocess.CompletedProcess:
         code = (
