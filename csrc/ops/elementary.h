@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <type_traits>
 
 #include "ops/host_device.h"
@@ -32,6 +33,16 @@ HOST_DEVICE T if_negative(T x, T then, T otherwise) {
   return bits_as<T>((bits_as<I>(then) & mask) | (bits_as<I>(otherwise) & ~mask));
 }
 
+// -|x|, also of a NaN.
+template <typename T>
+HOST_DEVICE T minus_size(T x) {
+  using I = std::conditional_t<sizeof(T) == 8, int64_t, int32_t>;
+  return bits_as<T>(bits_as<I>(x) | std::numeric_limits<I>::min());
+}
+
+// Polynomials here are evaluated in pairs of terms (Estrin's scheme), not one term after the other: a loop over lanes
+// waits for the chain of results, not for the number of operations.
+
 // exp(y): y = n ln 2 + r with |r| <= ln(2) / 2, a polynomial in r (coefficients of Cephes' expf, S. Moshier,
 // netlib.org/cephes), within 2 units in the last place. Below -87.3 it is 0, above 88 infinite; `not_above_zero`
 // promises that y is not there.
@@ -46,12 +57,10 @@ HOST_DEVICE T exp_lane(T y) {
     const T shifted = bounded * T(1.44269504088896341) + T(12582912);  // 1.5 * 2^23: the sum is rounded to an integer
     const T n = shifted - T(12582912);
     const T r = bounded - n * T(0.693359375) + n * T(2.12194440e-4);
-    T sum = T(1.9875691500e-4) * r + T(1.3981999507e-3);
-    sum = sum * r + T(8.3334519073e-3);
-    sum = sum * r + T(4.1665795894e-2);
-    sum = sum * r + T(1.6666665459e-1);
-    sum = sum * r + T(5.0000001201e-1);
-    sum = sum * (r * r) + r + T(1);
+    const T square = r * r;
+    const T fifth = T(1.9875691500e-4) * r + T(1.3981999507e-3), third = T(8.3334519073e-3) * r + T(4.1665795894e-2);
+    const T first = T(1.6666665459e-1) * r + T(5.0000001201e-1);
+    const T sum = ((fifth * square + third) * square + first) * square + r + T(1);
     // The low bits of `shifted` hold n.
     const uint32_t power = (bits_as<uint32_t>(shifted) + 127u) << 23;
     const T value = sum * bits_as<T>(power);
@@ -62,7 +71,7 @@ HOST_DEVICE T exp_lane(T y) {
 
 // atanh(s) / s - 1 = s^2 / 3 + s^4 / 5 + ... for z = s^2 <= 1/9, minimax, within 2e-9.
 HOST_DEVICE float atanh_tail(float z) {
-  return (((0.134257490341f * z + 0.141183098983f) * z + 0.200037803227f) * z + 0.333333201683f) * z;
+  return ((0.134257490341f * z + 0.141183098983f) * (z * z) + (0.200037803227f * z + 0.333333201683f)) * z;
 }
 
 // log(y) of a positive normal number, within 3 units in the last place; anything finite for others.

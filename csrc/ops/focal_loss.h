@@ -74,19 +74,16 @@ struct Logistic {
 
 template <typename T>
 HOST_DEVICE Logistic<T> logistic(T x) {
-  const T e = exp_lane<true>(if_negative(x, x, -x)), one = T(1) + e;
-  T larger_half, tail;
+  const T e = exp_lane<true>(minus_size(x)), one = T(1) + e;
+  const T larger_half = T(1) / one, smaller_half = e * larger_half;
+  T tail;
   if constexpr (sizeof(T) == 8) {
-    larger_half = T(1) / one;
     tail = log1p(e);
   } else {
-    // log(1 + e) = 2 atanh(e / (2 + e)); both quotients from one division.
-    const T two = T(2) + e, inverse = T(1) / (one * two);
-    larger_half = inverse * two;
-    const T s = e * (inverse * one), twice = s + s;
+    // log(1 + e) = 2 atanh(e / (2 + e)).
+    const T s = e / (T(2) + e), twice = s + s;
     tail = twice * atanh_tail(s * s) + twice;
   }
-  const T smaller_half = e * larger_half;
   return {if_negative(x, smaller_half, larger_half), if_negative(x, larger_half, smaller_half), tail};
 }
 
