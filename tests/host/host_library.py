@@ -4,9 +4,9 @@
 
 `cuda` holds csrc/ops and csrc/cuda, compiled for the CPU through the shim, with the CUDA kernels registered for CPU
 tensors; `cpu` holds csrc/ops and csrc/cpu, which is of use with `--asan`; `toy` the shim's own test kernels. The package
-loads a library in place of its own when CVOPS_OPS_LIBRARY names it. `--asan` compiles with AddressSanitizer and
-UndefinedBehaviourSanitizer (tests/host/run.py sets the environment that those need). Only what changed is compiled
-again.
+loads a library in place of its own when CVOPS_OPS_LIBRARY names it. `--asan` compiles with AddressSanitizer and, but
+for `cpu`, UndefinedBehaviourSanitizer (tests/host/run.py sets the environment that those need). Only what changed is
+compiled again.
 """
 
 import argparse
@@ -43,6 +43,11 @@ def ninja_file(kind: str, asan: bool, out: Path) -> tuple[str, Path]:
     # An exception of ours must reach Python, so the sanitizers' own check of virtual tables, which needs torch's
     # run-time type information, stays off.
     sanitize = ["-fsanitize=address,undefined", "-fno-sanitize=vptr", "-fno-sanitize-recover=undefined"] if asan else []
+    if asan and kind == "cpu":
+        # Unrolled kernels three times over, of which the compiler would make more checks than it can digest: addresses
+        # only, of what is not on the stack, each in a call.
+        sanitize = ["-O2", "-g1", "-fsanitize=address", "-fno-sanitize-address-use-after-scope"]
+        sanitize += ["--param asan-stack=0", "--param asan-instrumentation-with-call-threshold=0"]
     sanitize += ["-fno-omit-frame-pointer"] if asan else []
     cuda = [f"-include {HOST}/torch_calls.h", f"-include {HOST}/cuda_on_host.h", "-DUSE_CUDA"]
 
