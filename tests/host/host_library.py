@@ -3,10 +3,10 @@
     python tests/host/host_library.py [--asan] [cuda|cpu|toy]
 
 `cuda` holds csrc/ops and csrc/cuda, compiled for the CPU through the shim, with the CUDA kernels registered for CPU
-tensors; `cpu` holds csrc/ops and csrc/cpu, which is of use with `--asan`; `toy` the shim's own test kernels. The package
-loads a library in place of its own when CVOPS_OPS_LIBRARY names it. `--asan` compiles with AddressSanitizer and, but
-for `cpu`, UndefinedBehaviourSanitizer (tests/host/run.py sets the environment that those need). Only what changed is
-compiled again.
+tensors; `cpu` holds csrc/ops and csrc/cpu, which is of use with `--asan`; `toy` the shim's own test kernels. The
+package loads a library in place of its own when CVOPS_OPS_LIBRARY names it. `--asan` compiles with AddressSanitizer
+and, but for `cpu`, UndefinedBehaviourSanitizer (tests/host/run.py sets the environment that those need). Only what
+changed is compiled again.
 """
 
 import argparse
