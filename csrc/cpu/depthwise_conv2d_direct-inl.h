@@ -15,6 +15,8 @@ struct DirectJob {
 
 #if defined(CVOPS_HAS_LANE_MASKS)
 
+constexpr bool kHalfVectors = CVOPS_VECTOR_BYTES == 64;  // for maps of up to 8 columns; AVX2 would have them for 4
+
 // Calls add(r, ky, row(q)) for all target rows r < R and taps ky < KH, where q = r * S + ky is the source row counted
 // from y; rows outside of the source are left out.
 template <int R, int KH, int S, typename Row, typename Add>
@@ -141,12 +143,12 @@ template <int R, int KH, int KW, int S>
 inline void direct_rows(
     const DirectJob& job, const float* source, const float* weight, float init, int64_t y, float* target) {
   constexpr int lanes = full_lanes<float>, half = lanes / 2;
+  if constexpr (kHalfVectors && R == kBlockRows) {
+    if (job.target_w <= half) return direct_block<half, R, KH, KW, S>(job, source, weight, init, y, 0, target);
+  }
   for (int64_t x = 0; x < job.target_w; x += lanes) {
     if (job.target_w >= lanes) x = smaller(x, job.target_w - lanes);
-    if (job.target_w > half)
-      direct_block<lanes, R, KH, KW, S>(job, source, weight, init, y, x, target);
-    else
-      direct_block<half, R, KH, KW, S>(job, source, weight, init, y, x, target);
+    direct_block<lanes, R, KH, KW, S>(job, source, weight, init, y, x, target);
   }
 }
 
@@ -209,14 +211,18 @@ void spread_plane(const DirectJob& job, const float* source, const float* weight
     const bool block = count - j > kRestRows && count >= kBlockRows;
     const int64_t rows = block ? kBlockRows : count >= kRestRows ? kRestRows : 1;
     j = smaller(j, count - rows);
+    float* to = target + j * pitch;
+    if constexpr (kHalfVectors) {
+      if (block && width <= half) {
+        spread_block<half, kBlockRows, KH, A, B, D>(job, source, weight_a, weight_b, j, 0, to, pitch);
+        j += rows;
+        continue;
+      }
+    }
     for (int64_t x = 0; x < width; x += lanes) {
       if (width >= lanes) x = smaller(x, width - lanes);
-      float* to = target + j * pitch;
-      const bool full = width > half;
-      if (block && full)
+      if (block)
         spread_block<lanes, kBlockRows, KH, A, B, D>(job, source, weight_a, weight_b, j, x, to, pitch);
-      else if (block)
-        spread_block<half, kBlockRows, KH, A, B, D>(job, source, weight_a, weight_b, j, x, to, pitch);
       else if (rows == kRestRows)
         spread_block<lanes, kRestRows, KH, A, B, D>(job, source, weight_a, weight_b, j, x, to, pitch);
       else
@@ -339,7 +345,7 @@ inline SpreadPlane find_spread_plane(const AxisPhase& rows, const AxisPhase& a, 
 
 inline DirectGradPlane find_direct_grad_plane(const AxisPhase& rows, const AxisPhase& columns) {
 #if defined(CVOPS_HAS_LANE_MASKS)
-  constexpr int lanes = full_lanes<float>, half = lanes / 2;
+  constexpr int lanes = full_lanes<float>, half = kHalfVectors ? lanes / 2 : lanes;
   if (rows.taps != columns.taps || rows.tap_step != 1 || columns.tap_step != 1 || rows.stride != columns.stride)
     return nullptr;
   const bool two = rows.stride == 2, narrow = columns.count <= half;
