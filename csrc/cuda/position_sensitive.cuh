@@ -69,13 +69,8 @@ __global__ void __launch_bounds__(kRoiThreads, 2) position_sensitive_backward_ke
     }
     T sum[GatherTile<T>::pixels][GatherTile<T>::each] = {};
     const auto axes = [&](int64_t k) { return Axes::of(s, load_roi(rois, k, s.n)); };
-    const auto meets = [&](int64_t k) {
-      if (load_roi(rois, k, s.n).image != tile.image) return false;
-      const auto both = axes(k);
-      return both.down.meets(tile.top, tile.top + GatherTile<T>::height) &&
-             both.right.meets(tile.left, tile.left + GatherTile<T>::width);
-    };
-    gather_rois<T>(tile, s.k, s.pooled_h, s.pooled_w, meets, axes,
+    const auto is_of_map = [&](int64_t k) { return load_roi(rois, k, s.n).image == tile.image; };
+    gather_rois<T>(tile, s.k, s.pooled_h, s.pooled_w, is_of_map, axes,
         [&](int64_t k, const LineWeights<T>& weights, int64_t first_p, int64_t first_q) {
 #pragma unroll
           for (int j = 0; j < GatherTile<T>::each; ++j) {

@@ -186,18 +186,24 @@ struct LineWeights {
   }
 };
 
-// For every RoI k with test(k), in order: body(k, weights, p, q), where the weights are those of the tile's lines in
-// bins p + [0, 16) of axes(k).down and q + [0, 16) of axes(k).right. All threads of the block take part.
-template <typename T, typename Test, typename Axes, typename Body>
+// For every RoI k with is_of_map(k) that meets the tile, in order: body(k, weights, p, q), where the weights are those
+// of the tile's lines in bins p + [0, 16) of axes(k).down and q + [0, 16) of axes(k).right. All threads of the block
+// take part.
+template <typename T, typename IsOfMap, typename Axes, typename Body>
 __device__ __forceinline__ void gather_rois(const GatherTile<T>& tile, int64_t count, int64_t pooled_h,
-    int64_t pooled_w, const Test& test, const Axes& axes, const Body& body) {
+    int64_t pooled_w, const IsOfMap& is_of_map, const Axes& axes, const Body& body) {
   constexpr int at_once = sizeof(T) == 8 ? 8 : 16, lines = GatherTile<T>::lines, bins = LineWeights<T>::bins;
   static_assert(at_once * lines <= kRoiThreads, "one thread per line");
   CVOPS_SHARED(int, found, kRoiThreads);
   CVOPS_SHARED(LineWeights<T>, weights, at_once);
   for (int64_t first = 0; first < count; first += kRoiThreads) {
     const int64_t k = first + threadIdx.x;
-    const bool hit = k < count && test(k);
+    bool hit = k < count && is_of_map(k);
+    if (hit) {
+      const auto both = axes(k);
+      hit = both.down.meets(tile.top, tile.top + GatherTile<T>::height) &&
+            both.right.meets(tile.left, tile.left + GatherTile<T>::width);
+    }
     const ScannedSum sum = block_scan<kRoiThreads>(hit);
     if (hit) found[sum.before] = static_cast<int>(threadIdx.x);
     __syncthreads();

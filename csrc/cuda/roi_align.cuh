@@ -104,14 +104,11 @@ __global__ void __launch_bounds__(kRoiThreads, kRoiBlocks<T>)
     const int row = tile.row(), column = GatherTile<T>::height + tile.column();
     T sum[GatherTile<T>::pixels][GatherTile<T>::each] = {};
     const auto axes = [&](int64_t k) { return align_axes(s, load_roi(rois, k, s.n), scale, h, w); };
-    const auto meets = [&](int64_t k) {
+    const auto is_of_map = [&](int64_t k) {
       const Roi<T> roi = load_roi(rois, k, s.n);
-      if (roi.image != tile.image || roi_level(roi.x1, roi.y1, roi.x2, roi.y2, s.levels) != level) return false;
-      const auto both = axes(k);
-      return both.down.meets(tile.top, tile.top + GatherTile<T>::height) &&
-             both.right.meets(tile.left, tile.left + GatherTile<T>::width);
+      return roi.image == tile.image && roi_level(roi.x1, roi.y1, roi.x2, roi.y2, s.levels) == level;
     };
-    gather_rois<T>(tile, s.k, s.pooled_h, s.pooled_w, meets, axes,
+    gather_rois<T>(tile, s.k, s.pooled_h, s.pooled_w, is_of_map, axes,
         [&](int64_t k, const LineWeights<T>& weights, int64_t first_p, int64_t first_q) {
           if (weights.first[row] >= weights.last[row]) return;
           const IndexRange columns = weights.bins_of(column);

@@ -76,13 +76,8 @@ __global__ void __launch_bounds__(kRoiThreads, kRoiBlocks<T>)
       return RoiAxes<WholeBins<T>>{
           {roi.y1, roi.y2, scale, true, s.pooled_h, s.h}, {roi.x1, roi.x2, scale, true, s.pooled_w, s.w}};
     };
-    const auto meets = [&](int64_t k) {
-      if (load_roi(rois, k, s.n).image != tile.image) return false;
-      const auto both = axes(k);
-      return both.down.meets(tile.top, tile.top + GatherTile<T>::height) &&
-             both.right.meets(tile.left, tile.left + GatherTile<T>::width);
-    };
-    gather_rois<T>(tile, s.k, s.pooled_h, s.pooled_w, meets, axes,
+    const auto is_of_map = [&](int64_t k) { return load_roi(rois, k, s.n).image == tile.image; };
+    gather_rois<T>(tile, s.k, s.pooled_h, s.pooled_w, is_of_map, axes,
         [&](int64_t k, const LineWeights<T>& weights, int64_t first_p, int64_t first_q) {
           if (weights.first[row] >= weights.last[row]) return;
           const IndexRange columns = weights.bins_of(column);
