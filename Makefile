@@ -29,12 +29,14 @@ test: build
 host: build
 	$(BIN)/python tests/host/run.py -- tests/host tests/ops
 
+ASAN_CPU := OMP_NUM_THREADS=1 $(BIN)/python tests/host/run.py --asan --cpu -- tests/ops -n $(JOBS) --dist worksteal
+
 # Both sides with the address and undefined-behaviour sanitizers: the CUDA kernels as above, and the CPU kernels.
 asan: build
 	$(BIN)/python tests/host/run.py --asan -- tests/host tests/ops
-	OMP_NUM_THREADS=1 $(BIN)/python tests/host/run.py --asan --cpu -- tests/ops -n $(JOBS) --dist worksteal
-	CVOPS_CPU_ISA=avx2 $(BIN)/python tests/host/run.py --asan --cpu -- tests/ops
-	CVOPS_CPU_ISA=scalar $(BIN)/python tests/host/run.py --asan --cpu -- tests/ops
+	$(ASAN_CPU)
+	CVOPS_CPU_ISA=avx2 $(ASAN_CPU)
+	CVOPS_CPU_ISA=scalar $(ASAN_CPU)
 
 bench: build
 	$(BIN)/pytest bench/ops bench/models \
