@@ -78,7 +78,9 @@ def zoo_contest(name: str, batch: int, form: str, training: bool, fused: bool, d
     size = cvops.model_info(name).preprocess.size
     images = torch.randn(batch, 3, size, size, generator=generator).to(device, memory_format=FORMATS[form])
     labels = torch.randint(1000, (batch,), generator=generator).to(device)
-    ours, theirs = (m.to(device, memory_format=FORMATS[form]).train(training) for m in pair(name, publisher))
+    ours, theirs = (
+        m.to(device, torch.float32, memory_format=FORMATS[form]).train(training) for m in pair(name, publisher)
+    )
     if not training:
         # Rounding grows from layer to layer of a random network: what has to agree closely are answers in float64.
         ours, theirs = ours.double(), theirs.double()
