@@ -31,7 +31,7 @@ host: build
 
 ASAN_CPU := OMP_NUM_THREADS=1 $(BIN)/python tests/host/run.py --asan --cpu -- tests/ops -n $(JOBS) --dist worksteal
 
-# Both sides with the address and undefined-behaviour sanitizers: the CUDA kernels as above, and the CPU kernels.
+# The CUDA kernels as above with the address and undefined-behaviour sanitizers, the CPU kernels with the first of them.
 asan: build
 	$(BIN)/python tests/host/run.py --asan -- tests/host tests/ops
 	$(ASAN_CPU)
