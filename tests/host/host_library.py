@@ -3,10 +3,11 @@
     python tests/host/host_library.py [--asan] [cuda|cpu|toy]
 
 `cuda` holds csrc/ops and csrc/cuda, compiled for the CPU through the shim, with the CUDA kernels registered for CPU
-tensors; `cpu` holds csrc/ops and csrc/cpu, which is of use with `--asan`; `toy` the shim's own test kernels. The
-package loads a library in place of its own when CVOPS_OPS_LIBRARY names it. `--asan` compiles with AddressSanitizer
-and, but for `cpu`, UndefinedBehaviourSanitizer (tests/host/run.py sets the environment that those need). Only what
-changed is compiled again.
+tensors; `cpu` holds csrc/ops and csrc/cpu, for the sake of `--asan` and of the AVX-512 kernels, which it has on a
+machine with AVX2 too (avx512_on_host.h); `toy` the shim's own test kernels. The package loads a library in place of
+its own when CVOPS_OPS_LIBRARY names it. `--asan` compiles with AddressSanitizer and, but for `cpu`,
+UndefinedBehaviourSanitizer (tests/host/run.py sets the environment that those need). Only what changed is compiled
+again.
 """
 
 import argparse
@@ -34,6 +35,25 @@ def torch_root() -> Path:
 KINDS = ("cuda", "cpu", "toy")
 
 
+def lacks_avx512() -> bool:
+    """Whether this machine has AVX2 and not AVX-512."""
+    path = Path("/proc/cpuinfo")
+    flags = set(path.read_text().split()) if path.is_file() else set()
+    return {"avx2", "fma", "f16c"} <= flags and not {"avx512f", "avx512bw", "avx512dq", "avx512vl"} <= flags
+
+
+def write_avx512_for_avx2(folder: Path) -> None:
+    """Writes a cpu/foreach_isa.h whose avx512 region is compiled for AVX2, with 64-byte vectors as it is."""
+    text = (ROOT / "csrc/cpu/foreach_isa.h").read_text()
+    text, count = re.subn(r'target\("avx512[^"]*"\)', 'target("avx2,fma,f16c")', text)
+    if count != 1:
+        raise SystemExit(f"csrc/cpu/foreach_isa.h: expected one region of AVX-512, found {count}")
+    header = folder / "cpu" / "foreach_isa.h"
+    header.parent.mkdir(parents=True, exist_ok=True)
+    if not header.is_file() or header.read_text() != text:
+        header.write_text(text)
+
+
 def ninja_file(kind: str, asan: bool, out: Path) -> tuple[str, Path]:
     torch = torch_root()
     flags = ["-std=c++20", "-g", "-O1" if asan else "-O2", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off"]
@@ -49,6 +69,10 @@ def ninja_file(kind: str, asan: bool, out: Path) -> tuple[str, Path]:
         sanitize = ["-O2", "-g1", "-fsanitize=address", "-fno-sanitize-address-use-after-scope"]
         sanitize += ["--param asan-stack=0", "--param asan-instrumentation-with-call-threshold=0"]
     sanitize += ["-fno-omit-frame-pointer"] if asan else []
+    avx512 = []
+    if kind == "cpu" and lacks_avx512():
+        write_avx512_for_avx2(out / "include")
+        avx512 = [f"-include {HOST}/avx512_on_host.h", f"-I{out}/include"]
     cuda = [f"-include {HOST}/torch_calls.h", f"-include {HOST}/cuda_on_host.h", "-DUSE_CUDA"]
 
     shim = [HOST / "cuda_on_host.cpp", HOST / "fiber.cpp"]
@@ -61,7 +85,7 @@ def ninja_file(kind: str, asan: bool, out: Path) -> tuple[str, Path]:
     library = out / f"libcvops_{kind}.so"
     lines = [
         "ninja_required_version = 1.5",
-        f"flags = {' '.join([*flags, *sanitize])}",
+        f"flags = {' '.join([*avx512, *flags, *sanitize])}",
         f"cuda = {' '.join(cuda)}",
         f"link = {' '.join(sanitize)} -Wl,-Bsymbolic -L{torch}/lib -ltorch_cpu -Wl,-rpath,{torch}/lib",
         f"rule cpp\n  command = {CXX} -MMD -MF $out.d $flags -c $in -o $out\n  depfile = $out.d\n  deps = gcc",
