@@ -21,6 +21,25 @@ inline int64_t ceil_div(int64_t a, int64_t b) {
 constexpr int64_t kBlockRows = 7;  // 7, 14, 28, 56 and 112 rows are whole blocks
 constexpr int64_t kRestRows = 4;
 
+// Calls run(taps, stride), both constants, if `n` is one of the taps; says whether it did.
+template <int stride, int... taps, typename Run>
+inline bool among(int64_t n, const Run& run) {
+  return (
+      (n == taps && (run(std::integral_constant<int, taps>{}, std::integral_constant<int, stride>{}), true)) || ...);
+}
+
+// The kernels that have code of their own, in one direction.
+template <typename Run>
+inline bool if_common(int64_t taps, int64_t stride, const Run& run) {
+  return (stride == 1 && among<1, 3, 5, 7>(taps, run)) || (stride == 2 && among<2, 3, 5, 7>(taps, run));
+}
+
+// And with the parts of them that the phases of a gradient have.
+template <typename Run>
+inline bool if_common_or_part(int64_t taps, int64_t stride, const Run& run) {
+  return if_common(taps, stride, run) || (stride == 1 && among<1, 1, 2, 4>(taps, run));
+}
+
 // One block: R rows, `count` <= lanes columns. Row r reads source rows r * SY + ky; KH = 0: any number of taps `kh`.
 template <typename T, int lanes, int R, int KH, int SY>
 inline void correlate_block(const T* source, int64_t pitch, int64_t stride, int64_t tap_rows, const int64_t* columns,
@@ -119,30 +138,11 @@ void correlate_rows_of(const RowsJob<T>& job) {
 template <typename T>
 void correlate_rows(const RowsJob<T>& job) {
   if constexpr (sizeof(T) == 4) {
-    if (job.tap_rows == 1 && job.stride == 1) {
-      switch (job.kh) {
-        case 1:
-          return correlate_rows_of<T, 1, 1>(job);
-        case 2:
-          return correlate_rows_of<T, 2, 1>(job);
-        case 3:
-          return correlate_rows_of<T, 3, 1>(job);
-        case 4:
-          return correlate_rows_of<T, 4, 1>(job);
-        case 5:
-          return correlate_rows_of<T, 5, 1>(job);
-        case 7:
-          return correlate_rows_of<T, 7, 1>(job);
-      }
-    } else if (job.tap_rows == 1 && job.stride == 2) {
-      switch (job.kh) {
-        case 3:
-          return correlate_rows_of<T, 3, 2>(job);
-        case 5:
-          return correlate_rows_of<T, 5, 2>(job);
-        case 7:
-          return correlate_rows_of<T, 7, 2>(job);
-      }
+    const auto run = CVOPS_INLINED(auto taps, auto stride) {
+      correlate_rows_of<T, taps, stride>(job);
+    };
+    if (job.tap_rows == 1) {
+      if (if_common_or_part(job.kh, job.stride, run)) return;
     } else if (job.stride == 1 && job.kh <= 7) {
       // Dilated: the rows that are equal modulo the dilation are a plane of their own.
       for (int64_t phase = 0; phase < smaller(job.tap_rows, job.rows); ++phase) {
@@ -413,25 +413,10 @@ void grad_weight_rows_any(const GradRows<T>& job) {
 template <typename T, int lanes>
 void grad_weight_rows(const GradRows<T>& job) {
   if constexpr (sizeof(T) == 4) {
-    if (job.tap_rows == 1 && job.stride == 1) {
-      switch (job.kh) {
-        case 3:
-          return grad_weight_rows_of<T, lanes, 3, 1>(job);
-        case 5:
-          return grad_weight_rows_of<T, lanes, 5, 1>(job);
-        case 7:
-          return grad_weight_rows_of<T, lanes, 7, 1>(job);
-      }
-    } else if (job.tap_rows == 1 && job.stride == 2) {
-      switch (job.kh) {
-        case 3:
-          return grad_weight_rows_of<T, lanes, 3, 2>(job);
-        case 5:
-          return grad_weight_rows_of<T, lanes, 5, 2>(job);
-        case 7:
-          return grad_weight_rows_of<T, lanes, 7, 2>(job);
-      }
-    }
+    const auto run = CVOPS_INLINED(auto taps, auto stride) {
+      grad_weight_rows_of<T, lanes, taps, stride>(job);
+    };
+    if (job.tap_rows == 1 && if_common(job.kh, job.stride, run)) return;
   }
   grad_weight_rows_any<T, lanes>(job);
 }

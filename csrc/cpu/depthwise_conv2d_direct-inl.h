@@ -297,28 +297,26 @@ typedef void (*DirectPlane)(const DirectJob&, const float*, const float*, float,
 typedef void (*SpreadPlane)(const DirectJob&, const float*, const float*, const float*, int64_t, float*);
 typedef void (*DirectGradPlane)(const DirectJob&, const float*, const float*, float*);
 
-// The specialisation for a case, or null if the general path has to do it.
-inline DirectPlane find_direct_plane(const AxisPhase& rows, const AxisPhase& columns) {
-#if defined(CVOPS_HAS_LANE_MASKS)
-  if (rows.taps != columns.taps || rows.tap_step != 1 || columns.tap_step != 1 || rows.stride != columns.stride)
-    return nullptr;
-  const bool two = rows.stride == 2;
-  if (rows.stride > 2) return nullptr;
-  switch (rows.taps) {
-    case 3:
-      return two ? direct_plane<3, 3, 2> : direct_plane<3, 3, 1>;
-    case 5:
-      return two ? direct_plane<5, 5, 2> : direct_plane<5, 5, 1>;
-    case 7:
-      return two ? direct_plane<7, 7, 2> : direct_plane<7, 7, 1>;
-  }
-#else
-  (void)rows, (void)columns;
-#endif
-  return nullptr;
+// Square, not dilated, and the same stride both ways.
+inline bool is_plain(const AxisPhase& rows, const AxisPhase& columns) {
+  return rows.taps == columns.taps && rows.stride == columns.stride && rows.tap_step == 1 && columns.tap_step == 1;
 }
 
-inline SpreadPlane find_spread_plane(const AxisPhase& rows, const AxisPhase& a, const AxisPhase& b) {
+// The specialisation for a case, or null if the general path has to do it.
+inline DirectPlane find_direct_plane(
+    [[maybe_unused]] const AxisPhase& rows, [[maybe_unused]] const AxisPhase& columns) {
+  DirectPlane found = nullptr;
+#if defined(CVOPS_HAS_LANE_MASKS)
+  const auto take = CVOPS_INLINED(auto taps, auto stride) {
+    found = direct_plane<taps, taps, stride>;
+  };
+  if (is_plain(rows, columns)) if_common(rows.taps, rows.stride, take);
+#endif
+  return found;
+}
+
+inline SpreadPlane find_spread_plane(
+    [[maybe_unused]] const AxisPhase& rows, [[maybe_unused]] const AxisPhase& a, [[maybe_unused]] const AxisPhase& b) {
 #if defined(CVOPS_HAS_LANE_MASKS)
   if (rows.tap_step != 1 || a.tap_step != 1 || b.tap_step != 1) return nullptr;
 #define CVOPS_SPREAD(K, A, B, D) \
@@ -336,34 +334,22 @@ inline SpreadPlane find_spread_plane(const AxisPhase& rows, const AxisPhase& a, 
   CVOPS_SPREAD(3, 4, 3, 1);
   CVOPS_SPREAD(4, 4, 3, 1);
 #undef CVOPS_SPREAD
-#else
-  (void)rows, (void)a, (void)b;
 #endif
   return nullptr;
 }
 
-inline DirectGradPlane find_direct_grad_plane(const AxisPhase& rows, const AxisPhase& columns) {
+inline DirectGradPlane find_direct_grad_plane(
+    [[maybe_unused]] const AxisPhase& rows, [[maybe_unused]] const AxisPhase& columns) {
+  DirectGradPlane found = nullptr;
 #if defined(CVOPS_HAS_LANE_MASKS)
   constexpr int lanes = full_lanes<float>, half = kHalfVectors ? lanes / 2 : lanes;
-  if (rows.taps != columns.taps || rows.tap_step != 1 || columns.tap_step != 1 || rows.stride != columns.stride)
-    return nullptr;
-  const bool two = rows.stride == 2, narrow = columns.count <= half;
-  if (rows.stride > 2) return nullptr;
-  switch (rows.taps) {
-    case 3:
-      if (narrow) return two ? direct_grad_plane<half, 3, 2> : direct_grad_plane<half, 3, 1>;
-      return two ? direct_grad_plane<lanes, 3, 2> : direct_grad_plane<lanes, 3, 1>;
-    case 5:
-      if (narrow) return two ? direct_grad_plane<half, 5, 2> : direct_grad_plane<half, 5, 1>;
-      return two ? direct_grad_plane<lanes, 5, 2> : direct_grad_plane<lanes, 5, 1>;
-    case 7:
-      if (narrow) return two ? direct_grad_plane<half, 7, 2> : direct_grad_plane<half, 7, 1>;
-      return two ? direct_grad_plane<lanes, 7, 2> : direct_grad_plane<lanes, 7, 1>;
-  }
-#else
-  (void)rows, (void)columns;
+  const bool narrow = columns.count <= half;
+  const auto take = CVOPS_INLINED(auto taps, auto stride) {
+    found = narrow ? direct_grad_plane<half, taps, stride> : direct_grad_plane<lanes, taps, stride>;
+  };
+  if (is_plain(rows, columns)) if_common(rows.taps, rows.stride, take);
 #endif
-  return nullptr;
+  return found;
 }
 
 // Items [first, last) of n * groups * strips, as correlate_nchw; false if this is not a common case.

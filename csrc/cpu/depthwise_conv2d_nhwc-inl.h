@@ -147,31 +147,10 @@ template <typename T>
 void correlate_nhwc_row(const Correlation<T>& job, const AxisPhase& rows, const AxisPhase& columns, const T* source,
     int64_t row, T* target) {
   if constexpr (sizeof(T) == 4) {
-    if (columns.tap_step == 1 && columns.stride == 1) {
-      switch (columns.taps) {
-        case 1:
-          return correlate_nhwc_row_of<T, 1, 1>(job, rows, columns, source, row, target);
-        case 2:
-          return correlate_nhwc_row_of<T, 2, 1>(job, rows, columns, source, row, target);
-        case 3:
-          return correlate_nhwc_row_of<T, 3, 1>(job, rows, columns, source, row, target);
-        case 4:
-          return correlate_nhwc_row_of<T, 4, 1>(job, rows, columns, source, row, target);
-        case 5:
-          return correlate_nhwc_row_of<T, 5, 1>(job, rows, columns, source, row, target);
-        case 7:
-          return correlate_nhwc_row_of<T, 7, 1>(job, rows, columns, source, row, target);
-      }
-    } else if (columns.tap_step == 1 && columns.stride == 2) {
-      switch (columns.taps) {
-        case 3:
-          return correlate_nhwc_row_of<T, 3, 2>(job, rows, columns, source, row, target);
-        case 5:
-          return correlate_nhwc_row_of<T, 5, 2>(job, rows, columns, source, row, target);
-        case 7:
-          return correlate_nhwc_row_of<T, 7, 2>(job, rows, columns, source, row, target);
-      }
-    }
+    const auto run = CVOPS_INLINED(auto taps, auto stride) {
+      correlate_nhwc_row_of<T, taps, stride>(job, rows, columns, source, row, target);
+    };
+    if (columns.tap_step == 1 && if_common_or_part(columns.taps, columns.stride, run)) return;
   }
   correlate_nhwc_row_of<T, 0, 0>(job, rows, columns, source, row, target);
 }
@@ -254,25 +233,10 @@ void grad_weight_nhwc_row_any(const WeightGradient& job, const T* grad, const T*
 template <typename T, int lanes>
 void grad_weight_nhwc_row(const WeightGradient& job, const T* grad, const T* plane, int64_t y, T* sums) {
   if constexpr (sizeof(T) == 4 && lanes > 1) {
-    if (job.columns.tap_step == 1 && job.columns.stride == 1) {
-      switch (job.kw) {
-        case 3:
-          return grad_weight_nhwc_row_of<T, lanes, 3, 1>(job, grad, plane, y, sums);
-        case 5:
-          return grad_weight_nhwc_row_of<T, lanes, 5, 1>(job, grad, plane, y, sums);
-        case 7:
-          return grad_weight_nhwc_row_of<T, lanes, 7, 1>(job, grad, plane, y, sums);
-      }
-    } else if (job.columns.tap_step == 1 && job.columns.stride == 2) {
-      switch (job.kw) {
-        case 3:
-          return grad_weight_nhwc_row_of<T, lanes, 3, 2>(job, grad, plane, y, sums);
-        case 5:
-          return grad_weight_nhwc_row_of<T, lanes, 5, 2>(job, grad, plane, y, sums);
-        case 7:
-          return grad_weight_nhwc_row_of<T, lanes, 7, 2>(job, grad, plane, y, sums);
-      }
-    }
+    const auto run = CVOPS_INLINED(auto taps, auto stride) {
+      grad_weight_nhwc_row_of<T, lanes, taps, stride>(job, grad, plane, y, sums);
+    };
+    if (job.columns.tap_step == 1 && if_common(job.kw, job.columns.stride, run)) return;
   }
   grad_weight_nhwc_row_any<T, lanes>(job, grad, plane, y, sums);
 }
