@@ -2,7 +2,8 @@
 `cvops.accelerate`, timm's MobileNetV2 and EfficientNet-B0 under `cvops.accelerate`; inference and a training step.
 
 The peer is a copy of the same model with the same weights, untouched. Detectors run on one 3 x 640 x 800 image for
-inference (batch norm folded) and on two 3 x 480 x 608 images for training. Weights are random, since none of theirs are
+inference (batch norm folded) and on two 3 x 480 x 608 images for training; of the one-stage detectors the losses, which
+is what the patch changes in a training step, are timed alone too. Weights are random, since none of theirs are
 on the package index, so the score layers are spread until about a thousand candidates pass the score threshold.
 """
 
@@ -110,13 +111,19 @@ def losses_agree(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
         torch.testing.assert_close(ours[name], loss, rtol=2e-2, atol=1e-3, msg=lambda text, n=name: f"{n}: {text}")
 
 
-def detector_contest(name: str, training: bool, device: str) -> Contest:
+def detector_and_batch(
+    name: str, training: bool, device: str
+) -> tuple[nn.Module, list[Tensor], list[dict[str, Tensor]]]:
     generator = torch.Generator().manual_seed(1)
     count, height, width = (2, 480, 608) if training else (1, 640, 800)
     scenes = [scene(generator, height, width) for _ in range(count)]
     images = [image.to(device) for image, _ in scenes]
     targets = [{key: value.to(device) for key, value in target.items()} for _, target in scenes]
-    theirs = detector(name, training, scenes[0][0]).to(device)
+    return detector(name, training, scenes[0][0]).to(device), images, targets
+
+
+def detector_contest(name: str, training: bool, device: str) -> Contest:
+    theirs, images, targets = detector_and_batch(name, training, device)
     ours = copy.deepcopy(theirs)
     cvops.accelerate(ours, fold_batch_norm=not training)
 
@@ -142,6 +149,26 @@ def detector_contest(name: str, training: bool, device: str) -> Contest:
     agree = losses_agree if training else detections_agree
     peers = {"torchvision": lambda: run(theirs)}
     return Contest(lambda: run(ours), peers, 0, agree, around=cvops.patch.torchvision)
+
+
+def losses_contest(name: str, device: str) -> Contest:
+    """What the patch changes of a one-stage detector's training step: the losses of given head outputs, and their
+    gradients. The rest, network and matching, is the same code on both sides."""
+    model, images, targets = detector_and_batch(name, True, device)
+    calls: list[tuple[Any, ...]] = []
+    compute = model.compute_loss
+    model.compute_loss = lambda *given: calls.append(given) or compute(*given)
+    with torch.no_grad():
+        model(images, targets)
+    [(targets, heads, *rest)] = calls
+    heads = {key: value.requires_grad_() for key, value in heads.items()}
+
+    def run() -> dict[str, Tensor]:
+        losses = compute(targets, heads, *rest)
+        gradients = torch.autograd.grad(sum(losses.values()), list(heads.values()))
+        return {key: value.detach() for key, value in losses.items()} | dict(zip(heads, gradients, strict=True))
+
+    return Contest(run, {"torchvision": run}, 0, around=cvops.patch.torchvision)
 
 
 def classifier_contest(name: str, batch: int, training: bool, device: str) -> Contest:
@@ -176,6 +203,7 @@ CASES = [
         for name in DETECTORS
         for training in (False, True)
     ),
+    *(Case("drop-in", f"{name} losses and gradients", partial(losses_contest, name)) for name in ("RetinaNet", "FCOS")),
     *(
         Case(
             "drop-in",

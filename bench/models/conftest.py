@@ -1,21 +1,20 @@
-"""Whole models are timed with the heap of a process that has been at work for a while.
+"""Whole models are timed with the heap of a process that keeps what it freed.
 
-glibc gives the top of the heap back to the system when more of it is free than twice the largest block that was ever
-freed, 64 MB at most. In a fresh process this makes a model's maps fault in page by page in every call, for whichever
-of two equal models happens to have its maps at the top. One large block, freed, ends most of that, as any large tensor
-does sooner or later.
+glibc gives freed memory back to the system: blocks of 32 MB or more at once, and the top of the heap when more of it is
+free than it likes. The maps of a model are then faulted in page by page in the next call, of whichever of two equal
+models has bad luck; a training step of a detector can have none or hundreds of thousands of faults. Here nothing is
+given back, as with allocators that keep their blocks, so that there are none on either side after the first rounds.
 """
 
 import ctypes
 
 import pytest
 
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
+
 
 @pytest.fixture(scope="session", autouse=True)
-def heap_at_work() -> None:
+def heap_that_keeps_blocks() -> None:
     libc = ctypes.CDLL(None)
-    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
-    libc.free.argtypes = [ctypes.c_void_p]
-    block = libc.malloc((32 << 20) - (64 << 10))  # just below what glibc always maps on its own
-    assert block
-    libc.free(block)
+    assert libc.mallopt(M_TRIM_THRESHOLD, -1) == 1  # never
+    assert libc.mallopt(M_MMAP_MAX, 0) == 1  # no blocks outside of the heap
