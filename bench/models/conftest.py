@@ -3,7 +3,7 @@
 glibc gives freed memory back to the system: blocks of 32 MB or more at once, and the top of the heap when more of it is
 free than it likes. The maps of a model are then faulted in page by page in the next call, of whichever of two equal
 models has bad luck; a training step of a detector can have none or hundreds of thousands of faults. Here nothing is
-given back, as with allocators that keep their blocks, so that there are none on either side after the first rounds.
+given back, as with allocators that keep their blocks, so that there are hardly any after the first rounds.
 """
 
 import ctypes
