@@ -13,7 +13,7 @@ export TORCH_CUDA_ARCH_LIST ?= 8.0+PTX
 
 # Processes of a suite, each on one thread; what depends on the number of threads sets it. About 3 GB each.
 JOBS ?= 2
-ALONE := OMP_NUM_THREADS=1
+ONE_THREAD := OMP_NUM_THREADS=1
 SIDE_BY_SIDE := -n $(JOBS) --dist worksteal
 
 .PHONY: demo test bench host asan compat cuda-report build fmt lint clean
@@ -22,21 +22,21 @@ demo: build
 	$(BIN)/python examples/demo.py
 
 test: build
-	$(ALONE) $(BIN)/pytest tests --ignore=tests/host $(SIDE_BY_SIDE)
-	$(ALONE) CVOPS_CPU_ISA=avx2 $(BIN)/pytest tests/ops $(SIDE_BY_SIDE)
-	$(ALONE) CVOPS_CPU_ISA=scalar $(BIN)/pytest tests/ops $(SIDE_BY_SIDE)
+	$(ONE_THREAD) $(BIN)/pytest tests --ignore=tests/host $(SIDE_BY_SIDE)
+	$(ONE_THREAD) CVOPS_CPU_ISA=avx2 $(BIN)/pytest tests/ops $(SIDE_BY_SIDE)
+	$(ONE_THREAD) CVOPS_CPU_ISA=scalar $(BIN)/pytest tests/ops $(SIDE_BY_SIDE)
 	$(MAKE) host
 
 # The CUDA kernels, compiled for the CPU and run as fibers, under the same op tests.
 host: build
-	$(ALONE) $(BIN)/python tests/host/run.py -- tests/host tests/ops $(SIDE_BY_SIDE)
+	$(ONE_THREAD) $(BIN)/python tests/host/run.py -- tests/host tests/ops $(SIDE_BY_SIDE)
 
 # The CUDA kernels as above with the address and undefined-behaviour sanitizers, the CPU kernels with the first of them,
 # on every instruction set: those of AVX-512 run as AVX2 where the machine has no more.
 asan: build
-	$(ALONE) $(BIN)/python tests/host/run.py --asan -- tests/host tests/ops $(SIDE_BY_SIDE)
+	$(ONE_THREAD) $(BIN)/python tests/host/run.py --asan -- tests/host tests/ops $(SIDE_BY_SIDE)
 	for isa in avx512 avx2 scalar; do \
-	  $(ALONE) CVOPS_CPU_ISA=$$isa $(BIN)/python tests/host/run.py --asan --cpu -- tests/ops $(SIDE_BY_SIDE) || exit 1; \
+	  $(ONE_THREAD) CVOPS_CPU_ISA=$$isa $(BIN)/python tests/host/run.py --asan --cpu -- tests/ops $(SIDE_BY_SIDE) || exit 1; \
 	done
 
 bench: build
@@ -51,7 +51,7 @@ cuda-report: build
 compat: build
 	test -d $(VENV)-compat || ($(PYTHON) -m venv $(VENV)-compat && \
 	  $(VENV)-compat/bin/pip install -q torch==2.13.0 numpy setuptools pytest pytest-benchmark pytest-xdist hypothesis)
-	$(ALONE) $(VENV)-compat/bin/python -m pytest tests/ops tests/test_build.py $(SIDE_BY_SIDE)
+	$(ONE_THREAD) $(VENV)-compat/bin/python -m pytest tests/ops tests/test_build.py $(SIDE_BY_SIDE)
 
 build: $(VENV)/installed
 	@$(BIN)/python setup.py -q build_ext --inplace

@@ -2,9 +2,9 @@
 `cvops.accelerate`, timm's MobileNetV2 and EfficientNet-B0 under `cvops.accelerate`; inference and a training step.
 
 The peer is a copy of the same model with the same weights, untouched. Detectors run on one 3 x 640 x 800 image for
-inference (batch norm folded) and on two 3 x 480 x 608 images for training; of the one-stage detectors the losses, which
-is what the patch changes in a training step, are timed alone too. Weights are random, since none of theirs are
-on the package index, so the score layers are spread until about a thousand candidates pass the score threshold.
+inference (batch norm folded) and on two 3 x 480 x 608 images for training; of the one-stage detectors, matching and
+losses, where the patch acts in a training step, are timed alone too. Weights are random, since none of theirs are on
+the package index, so the score layers are spread until about a thousand candidates pass the score threshold.
 """
 
 from __future__ import annotations
@@ -152,8 +152,8 @@ def detector_contest(name: str, training: bool, device: str) -> Contest:
 
 
 def losses_contest(name: str, device: str) -> Contest:
-    """What the patch changes of a one-stage detector's training step: the losses of given head outputs, and their
-    gradients. The rest, network and matching, is the same code on both sides."""
+    """Where the patch acts in a one-stage detector's training step: matching and losses of given head outputs, and the
+    gradients of the latter. The network is torch's on both sides."""
     model, images, targets = detector_and_batch(name, True, device)
     calls: list[tuple[Any, ...]] = []
     compute = model.compute_loss

@@ -71,7 +71,6 @@ def ninja_file(kind: str, asan: bool, out: Path) -> tuple[str, Path]:
     sanitize += ["-fno-omit-frame-pointer"] if asan else []
     avx512 = []
     if kind == "cpu" and lacks_avx512():
-        write_avx512_for_avx2(out / "include")
         avx512 = [f"-include {HOST}/avx512_on_host.h", f"-I{out}/include"]
     cuda = [f"-include {HOST}/torch_calls.h", f"-include {HOST}/cuda_on_host.h", "-DUSE_CUDA"]
 
@@ -104,6 +103,8 @@ def ninja_file(kind: str, asan: bool, out: Path) -> tuple[str, Path]:
 def build(kind: str = "cuda", asan: bool = False) -> Path:
     out = ROOT / "build" / f"host-{kind}{'-asan' if asan else ''}"
     out.mkdir(parents=True, exist_ok=True)
+    if kind == "cpu" and lacks_avx512():
+        write_avx512_for_avx2(out / "include")
     text, library = ninja_file(kind, asan, out)
     file = out / "build.ninja"
     if not file.is_file() or file.read_text() != text:
