@@ -184,6 +184,9 @@ def op_cases() -> dict[str, Callable[[], object]]:
         "depthwise_conv2d, any activation": lambda: call.depthwise_conv2d(maps, taps, None, *geometry, 1),
         "depthwise_conv2d_backward, all three": lambda: call.depthwise_conv2d_backward(maps, maps, taps, *geometry, 7),
         "fold_batch_norm": lambda: call.fold_batch_norm(taps, *taps.new_ones(5, 8).unbind(), 1e-5),
+        "frozen_batch_norm, and its backward": lambda: call.frozen_batch_norm(
+            maps, *maps.new_ones(4, 8).unbind(), 1e-5
+        ),
         "batch_norm_act_": lambda: call.batch_norm_act_(maps.clone(), *maps.new_ones(4, 8).unbind(), 1e-5, 2),
         "deform_conv2d, per chunk": lambda: call.deform_conv2d(deformed, kernels, offsets, None, None, *once),
         "deform_conv2d_backward, all, per chunk": lambda: deform(

@@ -3,13 +3,15 @@
 Two layers. torchvision's own operators (`torchvision::nms`, `roi_align`, ...) get our kernels under the same names in
 torch's dispatcher, so eager, scripted and already imported code all arrive there, and torchvision's Python checks and
 signatures stay as they are. Functions that torchvision composes of tensor operations (box_iou, losses, drop_block, ...)
-are exchanged wherever a loaded module holds them. Rewriting the layers of one model is cvops/rewrite.py.
+are exchanged wherever a loaded module holds them, and the forward of FrozenBatchNorm2d in its class. Rewriting the
+layers of one model is cvops/rewrite.py.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
+import pkgutil
 import sys
 import threading
 import types
@@ -21,6 +23,7 @@ import torch
 from torch import Tensor
 
 from cvops import ops
+from cvops.nn.norm import apply_frozen_norm, takes_frozen_norm
 
 Function = Callable[..., Any]
 
@@ -51,10 +54,10 @@ def torchvision() -> Patch:
 
     Covers the operators nms, roi_align, roi_pool, ps_roi_align, ps_roi_pool and deform_conv2d (with their modules, in
     eager, scripted and traced code) and the functions batched_nms, box_iou, generalized_ / distance_ /
-    complete_box_iou, the three IoU losses, sigmoid_focal_loss, drop_block2d / 3d, stochastic_depth and the pooling of
-    MultiScaleRoIAlign. Signatures, module classes and errors for bad input stay torchvision's. A call that cvops does
-    not take (quantized tensors, TorchScript tracing, focal loss with gamma 0, an unusual argument) runs torchvision's
-    own code.
+    complete_box_iou, the three IoU losses, sigmoid_focal_loss, drop_block2d / 3d, stochastic_depth, the pooling of
+    MultiScaleRoIAlign, and FrozenBatchNorm2d. Signatures, module classes and errors for bad input stay torchvision's.
+    A call that cvops does not take (quantized tensors, TorchScript tracing, focal loss with gamma 0, an unusual
+    argument) runs torchvision's own code.
 
     Differences on purpose: batched_nms compares groups by id, NaN boxes are never kept, IoU of two empty boxes is 0,
     a RoI with a batch index outside of the batch is an error instead of a read of foreign memory, and random masks are
@@ -106,18 +109,22 @@ class _Swap:
                 self._library.impl(name, kernel, key)
         self._pairs = [_exchange(path, ours, takes) for path, (ours, takes) in _FUNCTIONS.items()]
         _replace_everywhere(self._pairs)
-        names = [*_KERNELS, *(path.rpartition(".")[2] for path in _FUNCTIONS)]
+        self._forwards = [_exchange(f"{path}.forward", ours, takes) for path, (ours, takes) in _MODULES.items()]
+        for path, (_, wrapper) in zip(_MODULES, self._forwards, strict=True):
+            pkgutil.resolve_name(path).forward = wrapper
+        names = [*_KERNELS, *(path.rpartition(".")[2] for path in (*_FUNCTIONS, *_MODULES))]
         self.replaced = [name for name in names if not name.startswith("_")]
 
     def _undo(self) -> None:
         _replace_everywhere([(wrapper, original) for original, wrapper in self._pairs])
+        for path, (original, _) in zip(_MODULES, self._forwards, strict=True):
+            pkgutil.resolve_name(path).forward = original
         self._library._destroy()
 
 
 def _exchange(path: str, ours: Function, takes: Function) -> tuple[Function, Function]:
     """torchvision's function at `path`, and what stands in for it."""
-    module, _, name = path.rpartition(".")
-    original: Function = getattr(importlib.import_module(module), name)
+    original: Function = pkgutil.resolve_name(path)
 
     @functools.wraps(original)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -292,4 +299,7 @@ _FUNCTIONS: dict[str, tuple[Function, Function]] = {
     "torchvision.ops.drop_block.drop_block3d": (ops.drop_block3d, _takes_volumes),
     "torchvision.ops.stochastic_depth.stochastic_depth": (_stochastic_depth, _takes_depth),
     "torchvision.ops.poolers._multiscale_roi_align": (_multiscale_roi_align, _takes_levels),
+}
+_MODULES: dict[str, tuple[Function, Function]] = {
+    "torchvision.ops.misc.FrozenBatchNorm2d": (apply_frozen_norm, takes_frozen_norm),
 }

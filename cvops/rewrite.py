@@ -14,14 +14,15 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.fx
 from torch import Tensor, nn
 
 from cvops import ops
-from cvops.nn.norm import fold_norm, is_fixed
+from cvops.nn.conv import is_watched
+from cvops.nn.norm import apply_frozen_norm, fold_norm, is_fixed, takes_frozen_norm
 from cvops.ops._activation import FUSED_ACTIVATIONS
 
 
@@ -61,8 +62,9 @@ def accelerate(model: nn.Module, *, fold_batch_norm: bool = False) -> Rewrite:
 
     Exchanged are depthwise convolutions (`nn.Conv2d` with `groups == in_channels`, timm's `Conv2dSame`), torchvision's
     RoIAlign, RoIPool, PSRoIAlign, PSRoIPool, MultiScaleRoIAlign, DeformConv2d, DropBlock2d / 3d and StochasticDepth,
-    and timm's DropBlock2d and DropPath. Subclasses of these with code of their own are left alone. Outputs agree to
-    float32 rounding; random layers draw from another stream of torch's generator.
+    timm's DropBlock2d and DropPath, and the frozen batch norms of both: a convolution right before one scales its
+    weights in each call, with gradients, instead of its maps. Subclasses of these with code of their own are left
+    alone. Outputs agree to float32 rounding; random layers draw from another stream of torch's generator.
 
     Args:
         model: any module.
@@ -83,25 +85,35 @@ def accelerate(model: nn.Module, *, fold_batch_norm: bool = False) -> Rewrite:
     if not isinstance(model, nn.Module):
         raise ValueError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     report = Rewrite()
+    _exchange(model, _RULES, report)
+    if fold_batch_norm:
+        _fold(model, report)
+    else:
+        _join(model, report)
+    _exchange(model, _FROZEN_NORMS, report)
+    return report
+
+
+def _exchange(model: nn.Module, rules: dict[str, Rule], report: Rewrite) -> None:
     for name, module in model.named_modules():
-        path = f"{type(module).__module__}.{type(module).__qualname__}"
-        rule = _RULES.get(path)
+        rule = rules.get(_path(module))
         if rule is None:
             continue
         reason = rule.refuses(module)
         if reason is None:
-            _set_class(module, accelerated_class(path), report)
+            _set_class(module, report)
             report.changes.append(Change(name, type(module).__qualname__, "runs on cvops"))
         elif reason:
             report.left.append(Change(name, type(module).__qualname__, reason))
-    if fold_batch_norm:
-        _fold(model, report)
-    return report
 
 
-def _set_class(module: nn.Module, cls: type, report: Rewrite) -> None:
+def _path(module: nn.Module) -> str:
+    return f"{type(module).__module__}.{type(module).__qualname__}"
+
+
+def _set_class(module: nn.Module, report: Rewrite) -> None:
     before = type(module)
-    module.__class__ = cls
+    module.__class__ = accelerated_class(_path(module))
     report._undo.append(lambda: setattr(module, "__class__", before))
 
 
@@ -123,7 +135,8 @@ def accelerated_class(path: str) -> type:
     def reduce(self: nn.Module, protocol: int) -> Any:  # copies and pickles stay accelerated
         return _blank, (path,), self.__dict__
 
-    body = {"forward": _RULES[path].forward, "__reduce_ex__": reduce, "__module__": __name__, "__qualname__": name}
+    rule = _RULES.get(path) or _FROZEN_NORMS[path]
+    body = {"forward": rule.forward, "__reduce_ex__": reduce, "__module__": __name__, "__qualname__": name}
     return type(name, (source,), body)
 
 
@@ -137,11 +150,12 @@ def _refuses_conv(conv: nn.Conv2d) -> str | None:
     return None if conv.padding_mode == "zeros" else f"padding_mode={conv.padding_mode!r}"
 
 
-def _depthwise(self: Any, input: Tensor) -> Tensor:
+def _conv(self: Any, input: Tensor) -> Tensor:
+    weight, bias = _joined_weights(self, input)
+    if _refuses_conv(self) is not None:
+        return self._conv_forward(input, weight, bias)  # type: ignore[no-any-return]
     activation = self.__dict__.get("fused_activation")
-    return ops.depthwise_conv2d(
-        input, self.weight, self.bias, self.stride, self.padding, self.dilation, activation=activation
-    )
+    return ops.depthwise_conv2d(input, weight, bias, self.stride, self.padding, self.dilation, activation=activation)
 
 
 def _depthwise_same(self: Any, input: Tensor) -> Tensor:
@@ -220,7 +234,7 @@ def _timm_drop_block(self: Any, x: Tensor) -> Tensor:
 
 
 _RULES: dict[str, Rule] = {
-    "torch.nn.modules.conv.Conv2d": Rule(_depthwise, _refuses_conv),
+    "torch.nn.modules.conv.Conv2d": Rule(_conv, _refuses_conv),
     "timm.layers.conv2d_same.Conv2dSame": Rule(_depthwise_same, _refuses_conv),
     "timm.layers.drop.DropBlock2d": Rule(_timm_drop_block, _refuses_timm_drop_block),
     "timm.layers.drop.DropPath": Rule(_timm_drop_path),
@@ -236,10 +250,65 @@ _RULES: dict[str, Rule] = {
 }
 
 
-# Folding. A parent's forward is traced with all of its children as leaves; what counts is a convolution whose result is
-# read by one batch norm only.
+# Frozen batch norms. Behind a convolution, which then has the norm beside it, the norm only passes on what it gets.
 
-_FROZEN_NORMS = ("torchvision.ops.misc.FrozenBatchNorm2d", "timm.layers.norm_act.FrozenBatchNormAct2d")
+
+def _joined_weights(conv: Any, input: Tensor) -> tuple[Tensor, Tensor | None]:
+    norm = conv.__dict__.get("frozen_norm")
+    if norm is None or not _are_joined(conv, norm, input):
+        return conv.weight, conv.bias
+    return fold_norm(norm, conv.weight, conv.bias)
+
+
+def _are_joined(conv: Any, norm: Any, x: Tensor) -> bool:
+    """Asked by both, with the input and the output of `conv`, to the same answer: hooks and compilers see the parts."""
+    return (
+        type(x) is Tensor
+        and not torch.compiler.is_compiling()
+        and not torch._C._is_tracing()
+        and not is_watched(conv)
+        and not is_watched(norm)
+    )
+
+
+def _frozen_norm(self: Any, x: Tensor) -> Tensor:
+    conv, replaced = self.__dict__.get("frozen_conv"), cast(Any, type(self).__base__)
+    if conv is not None and _are_joined(conv, self, x):
+        normed = x
+    elif takes_frozen_norm(self, x):
+        normed = apply_frozen_norm(self, x)
+    else:
+        return replaced.forward(self, x)  # type: ignore[no-any-return]
+    return self.act(self.drop(normed)) if hasattr(self, "act") else normed  # timm's has them
+
+
+_FROZEN_NORMS: dict[str, Rule] = {
+    "timm.layers.norm_act.FrozenBatchNormAct2d": Rule(_frozen_norm),
+    "torchvision.ops.misc.FrozenBatchNorm2d": Rule(_frozen_norm),
+}
+
+
+def _is_frozen(norm: nn.Module) -> bool:
+    return _path(norm) in _FROZEN_NORMS
+
+
+def _join(model: nn.Module, report: Rewrite) -> None:
+    for parent, prefix, conv_name, norm_name, _ in _runs(model, _is_frozen):
+        conv, norm = parent.get_submodule(conv_name), parent.get_submodule(norm_name)
+        if _path(conv) == "torch.nn.modules.conv.Conv2d":
+            _set_class(conv, report)
+        elif type(conv) is not accelerated_class("torch.nn.modules.conv.Conv2d"):
+            continue
+        _set_class(norm, report)
+        for layer, key, other in ((conv, "frozen_norm", norm), (norm, "frozen_conv", conv)):
+            layer.__dict__[key] = other  # no submodule of it
+            report._undo.append(functools.partial(layer.__dict__.pop, key))
+        done = f"scales the weights of {conv_name}"
+        report.changes.append(Change(f"{prefix}.{norm_name}".lstrip("."), type(norm).__name__, done))
+
+
+# Folding once and for all. A parent's forward is traced with all of its children as leaves; what counts is a
+# convolution whose result is read by one batch norm only.
 
 
 class _ChildrenAreLeaves(torch.fx.Tracer):
@@ -248,30 +317,41 @@ class _ChildrenAreLeaves(torch.fx.Tracer):
 
 
 def _can_fold(norm: nn.Module) -> bool:
-    path = f"{type(norm).__module__}.{type(norm).__qualname__}"
-    return is_fixed(norm) or path in _FROZEN_NORMS
+    return is_fixed(norm) or _is_frozen(norm)
 
 
 def _fold(model: nn.Module, report: Rewrite) -> None:
+    for run in _runs(model, _can_fold, report):
+        _fold_one(*run, report)
+
+
+Run = tuple[nn.Module, str, str, str, str | None]
+"""A module and its name; the names in it of a convolution, batch norm, and activation or None, that follow each other
+and nothing else reads between."""
+
+
+def _runs(model: nn.Module, is_norm: Callable[[nn.Module], bool], report: Rewrite | None = None) -> Iterator[Run]:
+    """All runs of layers that have one place in the model; what cannot be traced is listed in the report."""
     places = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
     for prefix, parent in list(model.named_modules()):
-        norms = [child for child in parent.children() if _can_fold(child)]
+        norms = [child for child in parent.children() if is_norm(child)]
         if not norms:
             continue
         try:
             graph = _ChildrenAreLeaves().trace(parent)
         except Exception as error:  # whatever a forward does that cannot be traced, it is left as it is
             why = f"not folded: forward of {type(parent).__name__} cannot be traced ({type(error).__name__})"
-            report.left += [Change(prefix, type(norm).__name__, why) for norm in norms]
+            if report is not None:
+                report.left += [Change(prefix, type(norm).__name__, why) for norm in norms]
             continue
-        for conv_name, norm_name, act_name in _runs(graph, parent):
-            names = [name for name in (conv_name, norm_name) if name is not None]
-            if all(places[id(parent.get_submodule(name))] == 1 for name in names):
-                _fold_one(parent, prefix, conv_name, norm_name, act_name, report)
+        for conv_name, norm_name, act_name in _runs_of(graph, parent, is_norm):
+            if all(places[id(parent.get_submodule(name))] == 1 for name in (conv_name, norm_name)):
+                yield parent, prefix, conv_name, norm_name, act_name
 
 
-def _runs(graph: torch.fx.Graph, parent: nn.Module) -> Iterator[tuple[str, str, str | None]]:
-    """Names of (convolution, batch norm, activation or None) that follow each other and nothing else reads between."""
+def _runs_of(
+    graph: torch.fx.Graph, parent: nn.Module, is_norm: Callable[[nn.Module], bool]
+) -> Iterator[tuple[str, str, str | None]]:
     calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
 
     def only_reader(node: torch.fx.Node) -> torch.fx.Node | None:
@@ -284,7 +364,7 @@ def _runs(graph: torch.fx.Graph, parent: nn.Module) -> Iterator[tuple[str, str, 
             continue
         conv = parent.get_submodule(str(node.target))
         norm = only_reader(node)
-        if not isinstance(conv, nn.Conv2d) or norm is None or not _can_fold(parent.get_submodule(str(norm.target))):
+        if not isinstance(conv, nn.Conv2d) or norm is None or not is_norm(parent.get_submodule(str(norm.target))):
             continue
         act = only_reader(norm)
         fusable = act is not None and type(parent.get_submodule(str(act.target))) in FUSED_ACTIVATIONS

@@ -10,7 +10,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 import cvops
-from cvops.patch import _FUNCTIONS, _KERNELS
+from cvops.patch import _FUNCTIONS, _KERNELS, _MODULES
 
 torchvision = pytest.importorskip("torchvision")
 ops = torchvision.ops
@@ -28,6 +28,13 @@ def rois(n, images=2, dtype=torch.float32):
 
 def maps(*shape, dtype=torch.float32):
     return torch.rand(shape).to(dtype)
+
+
+def frozen_norm(channels=4):
+    layer = ops.FrozenBatchNorm2d(channels, eps=1e-3)
+    for entry, value in zip(layer.buffers(), torch.linspace(0.3, 2, 4), strict=True):
+        entry.copy_(torch.linspace(0.5, 1.5, channels) * value)
+    return layer
 
 
 def called(function):
@@ -95,6 +102,8 @@ CASES = {
         ),
         5,
     ),
+    "FrozenBatchNorm2d": (lambda x: frozen_norm()(x), lambda: (maps(2, 4, 5, 7),), 1),
+    "FrozenBatchNorm2d half": (lambda x: frozen_norm().half()(x), lambda: (maps(2, 4, 5, 7).half(),), 1),
     "drop_block2d off": (lambda *a: ops.drop_block2d(*a, 0.5, 3, training=False), lambda: (maps(2, 3, 8, 8),), 1),
     "drop_block3d zero": (lambda *a: ops.drop_block3d(*a, 0.0, 3), lambda: (maps(2, 3, 4, 8, 8),), 1),
     "stochastic_depth off": (lambda *a: ops.stochastic_depth(*a, 0.5, "row", False), lambda: (maps(4, 3),), 1),
@@ -138,7 +147,8 @@ def test_every_listed_replacement_has_a_case():
     covered = covered.replace("diou loss", "distance_box_iou_loss").replace("ciou loss", "complete_box_iou_loss")
     covered = covered.replace("focal", "sigmoid_focal_loss")
     forward = [name for name in _KERNELS if not name.startswith("_")]
-    assert [name for name in [*forward, *EXCHANGED] if name not in covered] == []
+    modules = [path.rpartition(".")[2] for path in _MODULES]
+    assert [name for name in [*forward, *EXCHANGED, *modules] if name not in covered] == []
 
 
 # Calls that torchvision documents or is known to refuse.
@@ -234,6 +244,47 @@ def test_modules_can_be_scripted_and_run_on_cvops():
     with cvops.patch.torchvision():
         torch.testing.assert_close(layer(x, r), expected)
         assert called(lambda: layer(x, r)) == {"cvops::roi_align"}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_frozen_batch_norm_for_compilers_and_exporters_is_torchvisions():
+    """Who sees its parts merges them with what is around; a script made under the patch works without it."""
+    layer, x = frozen_norm(), maps(2, 4, 5, 7)
+    expected = layer(x)
+    with cvops.patch.torchvision():
+        torch.testing.assert_close(layer(x), expected)
+        compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+        exported = torch.export.export(layer, (x,)).module()
+        made = [compiled, exported, torch.jit.script(layer), torch.jit.trace(layer, x), torch.fx.symbolic_trace(layer)]
+        assert not any("cvops" in str(node.target) for node in exported.graph.nodes)
+        for other in made:
+            assert torch.equal(other(x), expected)
+    for other in made:
+        assert torch.equal(other(x), expected)
+
+
+def test_frozen_batch_norm_of_other_dtypes_and_ranks_is_torchvisions():
+    layer, x = frozen_norm(), maps(2, 4, 5, 7)
+    with cvops.patch.torchvision():
+        assert not called(lambda: layer(x.double()))
+        assert layer(x.bfloat16()).dtype == torch.float32  # as torch promotes
+        assert layer(x[0]).shape == (1, 4, 5, 7)
+        assert frozen_norm(1)(x).shape == x.shape
+        with pytest.raises(RuntimeError, match="must match the size of tensor"):
+            frozen_norm(5)(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert layer(x).dtype == torch.float32
+
+
+def test_subclasses_of_frozen_batch_norm_keep_their_own_forward():
+    class Doubled(ops.FrozenBatchNorm2d):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    layer, x = Doubled(4), maps(2, 4, 5, 7)
+    expected = layer(x)
+    with cvops.patch.torchvision():
+        torch.testing.assert_close(layer(x), expected)
 
 
 def test_modules_are_leaves_for_fx():

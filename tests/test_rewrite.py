@@ -129,6 +129,108 @@ def test_frozen_batch_norm_folds_in_training_mode():
     assert isinstance(model[1], nn.Identity)
 
 
+class Residual(nn.Module):
+    """A dense and a depthwise convolution before frozen norms, and a norm that follows none."""
+
+    def __init__(self, frozen):
+        super().__init__()
+        self.conv1, self.norm1 = nn.Conv2d(4, 6, 3, padding=1, bias=False), frozen(6)
+        self.conv2, self.norm2 = nn.Conv2d(6, 6, 3, padding=1, groups=6), frozen(6)
+        self.norm3 = frozen(6)
+        for norm in (self.norm1, self.norm2, self.norm3):
+            for value, entry in zip((1.2, 0.3, 0.2, 0.7), norm.buffers(), strict=True):
+                entry.copy_(torch.linspace(0.5, 1.5, 6) * value)
+
+    def forward(self, x):
+        y = self.norm2(self.conv2(self.norm1(self.conv1(x)).relu()))
+        return self.norm3(y + 1)
+
+
+FROZEN = {"torchvision": torchvision.ops.FrozenBatchNorm2d, "timm": timm.layers.FrozenBatchNormAct2d}
+
+
+@pytest.mark.parametrize("peer", FROZEN)
+def test_convolutions_scale_their_weights_for_frozen_norms(peer):
+    torch.manual_seed(0)
+    model = Residual(FROZEN[peer]).double()
+    theirs = copy.deepcopy(model)
+    keys, parameters = list(model.state_dict()), dict(model.named_parameters())
+    report = cvops.accelerate(model)
+    norm = FROZEN[peer].__name__
+    assert {(change.name, change.layer, change.done) for change in report.changes} == {
+        ("conv2", "Conv2d", "runs on cvops"),
+        ("norm1", norm, "scales the weights of conv1"),
+        ("norm2", norm, "scales the weights of conv2"),
+        ("norm3", norm, "runs on cvops"),
+    }
+    assert list(model.state_dict()) == keys
+    assert all(model.get_parameter(name) is parameter for name, parameter in parameters.items())
+    x = torch.rand(2, 4, 8, 9, dtype=torch.float64)
+    for _ in range(2):
+        out, expected = model(x), theirs(x)
+        torch.testing.assert_close(out, expected)
+        for m, y in ((model, out), (theirs, expected)):
+            m.zero_grad()
+            y.square().sum().backward()
+        for (name, ours), other in zip(model.named_parameters(), theirs.parameters(), strict=True):
+            torch.testing.assert_close(ours.grad, other.grad, msg=name)
+        with torch.no_grad():  # the scaled weights are not from yesterday
+            for m in (model, theirs):
+                m.conv1.weight.mul_(1.5)
+                m.norm1.running_var.mul_(2)
+    with profile(activities=[ProfilerActivity.CPU]) as record, torch.no_grad():
+        model(x)
+    counts = {event.key: event.count for event in record.key_averages()}
+    assert counts["cvops::fold_batch_norm"] == 2
+    assert counts["cvops::frozen_batch_norm"] == 1
+    for copied in (copy.deepcopy(model), reloaded(model)):
+        assert copied.conv1.frozen_norm is copied.norm1
+        assert torch.equal(copied(x), model(x))
+    report.restore()
+    assert torch.equal(model(x), theirs(x))
+    assert "frozen_norm" not in vars(model.conv1)
+
+
+def reloaded(model):
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+def test_hooks_and_compilers_see_frozen_norms_as_layers_of_their_own():
+    model = Residual(torchvision.ops.FrozenBatchNorm2d)
+    x = torch.rand(2, 4, 8, 9)
+    raw, expected = model.conv1(x), model(x)
+    cvops.accelerate(model)
+    assert not torch.allclose(model.conv1(x), raw)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), expected)
+    exported = torch.export.export(model, (x,)).module()
+    torch.testing.assert_close(exported(x), expected)
+    assert not any("fold" in str(node.target) for node in exported.graph.nodes)
+    seen = []
+    handle = model.norm1.register_forward_hook(lambda layer, given, out: seen.append(given[0]))
+    torch.testing.assert_close(model(x), expected)
+    torch.testing.assert_close(seen[0], raw)
+    handle.remove()
+    handle = model.conv1.register_forward_hook(lambda layer, given, out: seen.append(out))
+    torch.testing.assert_close(model(x), expected)
+    torch.testing.assert_close(seen[1], raw)
+
+
+def test_frozen_norms_of_other_dtypes():
+    model = Residual(torchvision.ops.FrozenBatchNorm2d)
+    theirs = copy.deepcopy(model)
+    cvops.accelerate(model)
+    x = torch.rand(2, 4, 8, 9)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours, other = model(x), theirs(x)
+    assert ours.dtype == other.dtype == torch.float32
+    torch.testing.assert_close(ours, other, rtol=3e-2, atol=3e-2)
+    torch.testing.assert_close(model.bfloat16()(x.bfloat16()), theirs(x).bfloat16(), rtol=5e-2, atol=5e-2)
+
+
 class Shared(nn.Module):
     """A convolution whose result is read twice, one that is used twice, and a forward that cannot be traced."""
 
@@ -168,10 +270,7 @@ def test_hooks_copies_and_pickles_stay():
         assert seen == [1]
         assert torch.equal(copy.deepcopy(model)(x), expected)
         model.blocks[0][0].conv_dw._forward_hooks.clear()
-        file = io.BytesIO()
-        torch.save(model, file)
-        file.seek(0)
-        loaded = torch.load(file, weights_only=False)
+        loaded = reloaded(model)
         assert torch.equal(loaded(x), expected)
     assert type(loaded.blocks[0][0].conv_dw).__module__ == "cvops.rewrite"
 

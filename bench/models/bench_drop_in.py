@@ -1,10 +1,11 @@
 """What dropping cvops in gains, end to end: torchvision's detectors under `cvops.patch.torchvision()` and
 `cvops.accelerate`, timm's MobileNetV2 and EfficientNet-B0 under `cvops.accelerate`; inference and a training step.
 
-The peer is a copy of the same model with the same weights, untouched. Detectors run on one 3 x 640 x 800 image for
-inference (batch norm folded) and on two 3 x 480 x 608 images for training; of the one-stage detectors, matching and
-losses, where the patch acts in a training step, are timed alone too. Weights are random, since none of theirs are on
-the package index, so the score layers are spread until about a thousand candidates pass the score threshold.
+The peer is a copy of the same model with the same weights, untouched. Detectors are as torchvision builds them around a
+pretrained backbone: its batch norms frozen, its stem and first stage not trained. They run on one 3 x 640 x 800 image
+for inference (batch norm folded) and on two 3 x 480 x 608 images for training; of the one-stage detectors, matching and
+losses are timed alone too. Weights are random, since none of theirs are on the package index, so the score layers are
+spread until about a thousand candidates pass the score threshold.
 """
 
 from __future__ import annotations
@@ -42,8 +43,7 @@ def detector(name: str, training: bool, image: Tensor) -> nn.Module:
     with torch.no_grad():
         model.train()
         model.backbone(torch.rand(1, 3, 256, 256))
-    for norm in norms:
-        norm.momentum = 0.1
+    freeze_backbone(model.backbone.body)
     model.eval()
     for layer_name, layer in model.named_modules():
         if layer_name == "rpn.head.cls_logits":
@@ -55,6 +55,18 @@ def detector(name: str, training: bool, image: Tensor) -> nn.Module:
         elif layer_name.endswith(("bbox_pred", "bbox_reg")):
             spread(model, layer, image, 0.3, mean=2.0 if name == "FCOS" else 0.0)  # FCOS: distances, in strides
     return model.train(training)
+
+
+def freeze_backbone(body: nn.Module) -> None:
+    """What torchvision does where it loads weights: no norm learns, and of the ResNet only stages 2 to 4 do."""
+    for parent in list(body.modules()):
+        for name, norm in list(parent.named_children()):
+            if isinstance(norm, nn.BatchNorm2d):
+                frozen = torchvision.ops.FrozenBatchNorm2d(norm.num_features)
+                frozen.load_state_dict(norm.state_dict())
+                setattr(parent, name, frozen)
+    for name, parameter in body.named_parameters():
+        parameter.requires_grad_(name.startswith(("layer2", "layer3", "layer4")))
 
 
 def spread(
@@ -152,8 +164,8 @@ def detector_contest(name: str, training: bool, device: str) -> Contest:
 
 
 def losses_contest(name: str, device: str) -> Contest:
-    """Where the patch acts in a one-stage detector's training step: matching and losses of given head outputs, and the
-    gradients of the latter. The network is torch's on both sides."""
+    """What the patch changes after the network in a one-stage detector's training step: matching and losses of given
+    head outputs, and the gradients of the latter. The network is torch's on both sides."""
     model, images, targets = detector_and_batch(name, True, device)
     calls: list[tuple[Any, ...]] = []
     compute = model.compute_loss

@@ -5,6 +5,7 @@
 #include <memory>
 #include <utility>
 
+#include "cpu/fresh_memory.h"
 #include "cpu/vec.h"
 
 #define CVOPS_BODY "cpu/batch_norm-inl.h"
@@ -43,25 +44,39 @@ std::tuple<Tensor, Tensor> fold_batch_norm_cpu(const Tensor& weight_in, const st
   return {scaled, shift};
 }
 
-void batch_norm_act_cpu(const Tensor& input, const Tensor& running_mean, const Tensor& running_var,
-    const std::optional<Tensor>& norm_weight, const std::optional<Tensor>& norm_bias, double eps, int64_t activation) {
-  const NormTensors norm = check_batch_norm_act(input, running_mean, running_var, norm_weight, norm_bias, activation);
+// `output` may be `input`.
+void apply(const Tensor& input, const NormTensors& norm, double eps, int64_t activation, const Tensor& output) {
   if (input.numel() == 0) return;
   const int64_t channels = input.size(1), batch = input.size(0), pixels = input.numel() / (batch * channels);
-  CVOPS_DISPATCH_FLOATS(input.scalar_type(), "batch_norm_act_", [&] {
+  CVOPS_DISPATCH_FLOATS(input.scalar_type(), "batch_norm", [&] {
     const auto [scales, shifts] = norms_of<scalar_t>(norm, eps, channels);
     const auto *scale = scales.get(), *shift = shifts.get();
-    scalar_t* data = input.mutable_data_ptr<scalar_t>();
+    const scalar_t* from = input.const_data_ptr<scalar_t>();
+    scalar_t* to = output.mutable_data_ptr<scalar_t>();
     if (is_channels_last(input)) {
       torch::stable::parallel_for(0, batch * pixels, kElementsPerTask / channels + 1, [&](int64_t begin, int64_t end) {
-        CVOPS_CALL_ISA(norm_act_pixels, data, scale, shift, channels, activation, begin, end);
+        CVOPS_CALL_ISA(norm_act_pixels, from, to, scale, shift, channels, activation, begin, end);
       });
     } else {
       torch::stable::parallel_for(0, batch * channels, kElementsPerTask / pixels + 1, [&](int64_t begin, int64_t end) {
-        CVOPS_CALL_ISA(norm_act_planes, data, scale, shift, channels, pixels, activation, begin, end);
+        CVOPS_CALL_ISA(norm_act_planes, from, to, scale, shift, channels, pixels, activation, begin, end);
       });
     }
   });
+}
+
+Tensor frozen_batch_norm_cpu(const Tensor& input_in, const Tensor& running_mean, const Tensor& running_var,
+    const std::optional<Tensor>& norm_weight, const std::optional<Tensor>& norm_bias, double eps) {
+  const NormTensors norm = check_frozen_batch_norm(input_in, running_mean, running_var, norm_weight, norm_bias);
+  const Tensor input = dense(input_in), output = new_output_like(input);
+  apply(input, norm, eps, kNoActivation, output);
+  return output;
+}
+
+void batch_norm_act_cpu(const Tensor& input, const Tensor& running_mean, const Tensor& running_var,
+    const std::optional<Tensor>& norm_weight, const std::optional<Tensor>& norm_bias, double eps, int64_t activation) {
+  const NormTensors norm = check_batch_norm_act(input, running_mean, running_var, norm_weight, norm_bias, activation);
+  apply(input, norm, eps, activation, input);
 }
 
 }  // namespace
@@ -69,5 +84,6 @@ void batch_norm_act_cpu(const Tensor& input, const Tensor& running_mean, const T
 
 STABLE_TORCH_LIBRARY_IMPL(cvops, CPU, m) {
   m.impl("fold_batch_norm", TORCH_BOX(&cvops::fold_batch_norm_cpu));
+  m.impl("frozen_batch_norm", TORCH_BOX(&cvops::frozen_batch_norm_cpu));
   m.impl("batch_norm_act_", TORCH_BOX(&cvops::batch_norm_act_cpu));
 }

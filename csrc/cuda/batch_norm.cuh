@@ -32,20 +32,21 @@ __global__ void __launch_bounds__(kNormActThreads)
 }
 
 // Packs of N elements, all of one channel with `pixels` in a row, or of N neighbouring channels in channels_last.
+// `output` may be `input`.
 template <int N, bool channels_last, typename S, typename T>
-__global__ void __launch_bounds__(kNormActThreads) norm_act_kernel(S* __restrict__ data,
+__global__ void __launch_bounds__(kNormActThreads) norm_act_kernel(const S* input, S* output,
     const Affine<T>* __restrict__ norms, int activation, int64_t packs, int64_t channels, int64_t pixels) {
   for (int64_t i = grid_index(); i < packs; i += grid_stride()) {
     const int64_t first = i * N;
     const Affine<T>* const norm = norms + (channels_last ? first % channels : first / pixels % channels);
-    Pack<S, N> pack = load_pack<N>(data + first);
+    Pack<S, N> pack = load_pack<N>(input + first);
 #pragma unroll
     for (int k = 0; k < N; ++k) {
       const Affine<T> affine = norm[channels_last ? k : 0];
       const T normed = add_rn(mul_rn(static_cast<T>(pack.at[k]), affine.scale), affine.shift);
       pack.at[k] = static_cast<S>(activate(normed, activation));
     }
-    store_pack<N>(data + first, pack);
+    store_pack<N>(output + first, pack);
   }
 }
 

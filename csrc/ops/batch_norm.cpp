@@ -17,6 +17,18 @@ std::optional<Tensor> checked(const char* op, const char* name, const std::optio
   return entry ? std::optional<Tensor>(checked(op, name, *entry, subject, of, channels)) : std::nullopt;
 }
 
+// Those of a norm that goes over maps [N, C, ...].
+NormTensors check_maps(const char* op, const Tensor& input, const Tensor& running_mean, const Tensor& running_var,
+    const std::optional<Tensor>& norm_weight, const std::optional<Tensor>& norm_bias) {
+  CVOPS_CHECK(input.dim() >= 2, op, ": input must be [N, C, ...] with at least 2 dimensions, got ", shape_of(input));
+  check_floating(op, "input", input);
+  const auto entry = [&](const char* name, const auto& tensor) {
+    return checked(op, name, tensor, "input", input, input.size(1));
+  };
+  return {std::nullopt, entry("running_mean", running_mean), entry("running_var", running_var),
+      entry("norm_weight", norm_weight), entry("norm_bias", norm_bias)};
+}
+
 }  // namespace
 
 NormTensors check_fold_batch_norm(const Tensor& weight, const std::optional<Tensor>& bias, const Tensor& running_mean,
@@ -31,20 +43,20 @@ NormTensors check_fold_batch_norm(const Tensor& weight, const std::optional<Tens
       entry("norm_weight", norm_weight), entry("norm_bias", norm_bias)};
 }
 
+NormTensors check_frozen_batch_norm(const Tensor& input, const Tensor& running_mean, const Tensor& running_var,
+    const std::optional<Tensor>& norm_weight, const std::optional<Tensor>& norm_bias) {
+  return check_maps("frozen_batch_norm", input, running_mean, running_var, norm_weight, norm_bias);
+}
+
 NormTensors check_batch_norm_act(const Tensor& input, const Tensor& running_mean, const Tensor& running_var,
     const std::optional<Tensor>& norm_weight, const std::optional<Tensor>& norm_bias, int64_t activation) {
   constexpr const char* op = "batch_norm_act_";
-  CVOPS_CHECK(input.dim() >= 2, op, ": input must be [N, C, ...] with at least 2 dimensions, got ", shape_of(input));
+  const NormTensors norm = check_maps(op, input, running_mean, running_var, norm_weight, norm_bias);
   CVOPS_CHECK(input.is_contiguous() || is_channels_last(input), op,
       ": input must be contiguous or channels_last, as it is changed in place");
-  check_floating(op, "input", input);
   CVOPS_CHECK(activation >= 0 && activation < kActivations, op, ": activation must be 0 to ", kActivations - 1,
       ", got ", activation);
-  const auto entry = [&](const char* name, const auto& tensor) {
-    return checked(op, name, tensor, "input", input, input.size(1));
-  };
-  return {std::nullopt, entry("running_mean", running_mean), entry("running_var", running_var),
-      entry("norm_weight", norm_weight), entry("norm_bias", norm_bias)};
+  return norm;
 }
 
 }  // namespace cvops
@@ -53,6 +65,9 @@ STABLE_TORCH_LIBRARY_FRAGMENT(cvops, m) {
   m.def(
       "fold_batch_norm(Tensor weight, Tensor? bias, Tensor running_mean, Tensor running_var, Tensor? norm_weight, "
       "Tensor? norm_bias, float eps) -> (Tensor, Tensor)");
+  m.def(
+      "frozen_batch_norm(Tensor input, Tensor running_mean, Tensor running_var, Tensor? norm_weight, "
+      "Tensor? norm_bias, float eps) -> Tensor");
   m.def(
       "batch_norm_act_(Tensor(a!) input, Tensor running_mean, Tensor running_var, Tensor? norm_weight, "
       "Tensor? norm_bias, float eps, int activation) -> ()");

@@ -25,6 +25,8 @@ struct NormTensors {
 CVOPS_API NormTensors check_fold_batch_norm(const Tensor& weight, const std::optional<Tensor>& bias,
     const Tensor& running_mean, const Tensor& running_var, const std::optional<Tensor>& norm_weight,
     const std::optional<Tensor>& norm_bias);
+CVOPS_API NormTensors check_frozen_batch_norm(const Tensor& input, const Tensor& running_mean,
+    const Tensor& running_var, const std::optional<Tensor>& norm_weight, const std::optional<Tensor>& norm_bias);
 CVOPS_API NormTensors check_batch_norm_act(const Tensor& input, const Tensor& running_mean, const Tensor& running_var,
     const std::optional<Tensor>& norm_weight, const std::optional<Tensor>& norm_bias, int64_t activation);
 

@@ -202,8 +202,8 @@ def _way(conv: Any, norm: Any, act: nn.Module, x: Tensor) -> tuple[Way, str | No
         or torch.compiler.is_compiling()
         or torch._C._is_tracing()
         or torch.is_autocast_enabled("cpu")
-        or _is_watched(conv)
-        or _is_watched(norm)
+        or is_watched(conv)
+        or is_watched(norm)
     ):
         return "parts", None
     weight, dtype = conv._parameters.get("weight"), x.dtype
@@ -213,7 +213,7 @@ def _way(conv: Any, norm: Any, act: nn.Module, x: Tensor) -> tuple[Way, str | No
     depthwise = type(conv) is DepthwiseConv2d
     if depthwise and conv.activation is not None:  # before the norm
         return "parts", None
-    fused = None if _is_watched(act) else FUSED_ACTIVATIONS.get(type(act))
+    fused = None if is_watched(act) else FUSED_ACTIVATIONS.get(type(act))
     otherwise: Way
     if torch.is_grad_enabled() or transforming():
         otherwise, overhead = "parts", _OVERHEAD_GRAD
@@ -226,7 +226,7 @@ def _way(conv: Any, norm: Any, act: nn.Module, x: Tensor) -> tuple[Way, str | No
     return ("fold" if outputs > weight.numel() + overhead else otherwise), fused
 
 
-def _is_watched(layer: nn.Module) -> bool:
+def is_watched(layer: nn.Module) -> bool:
     """Whether hooks wait for `layer` to be called."""
     return bool(
         layer._forward_hooks

@@ -4,13 +4,14 @@ the convolution before it, or one pass with the activation after it. Where a nor
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Literal, TypeGuard
+from typing import Any, Literal, TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cvops.ops.batch_norm import batch_norm_act_, fold_batch_norm
+from cvops.ops._register import transforming
+from cvops.ops.batch_norm import batch_norm_act_, fold_batch_norm, frozen_batch_norm
 
 Norm = Callable[[int], nn.Module]
 """Makes a normalisation layer for a number of channels, e.g. `partial(nn.BatchNorm2d, eps=1e-3)`."""
@@ -41,10 +42,35 @@ class FrozenBatchNorm2d(nn.Module):
             self.register_buffer(name, torch.full((channels,), value))
 
     def forward(self, x: Tensor) -> Tensor:
+        if takes_frozen_norm(self, x):
+            return apply_frozen_norm(self, x)
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
 
     def extra_repr(self) -> str:
         return f"{self.channels}, eps={self.eps:g}"
+
+
+def takes_frozen_norm(norm: Any, x: Any) -> bool:
+    """Whether `apply_frozen_norm` can stand in for the forward of `norm`, which may be anybody's frozen batch norm.
+    Compilers and exporters see the parts, and merge them better."""
+    return (
+        type(x) is Tensor  # no proxy of torch.fx, or other that sees the parts
+        and x.is_floating_point()
+        and x.ndim == 4
+        and all((t.shape, t.dtype, t.device) == (x.shape[1:2], x.dtype, x.device) for t in _buffers(norm))
+        and not torch.compiler.is_compiling()
+        and not torch._C._is_tracing()
+    )
+
+
+def apply_frozen_norm(norm: Any, x: Tensor) -> Tensor:
+    """`x` [N, C, H, W] after `norm`, with gradients, and keeping nothing of the size of `x` for them."""
+    return frozen_batch_norm(x, *_buffers(norm), norm.eps)
+
+
+def _buffers(norm: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    buffers = norm._buffers
+    return buffers["running_mean"], buffers["running_var"], buffers["weight"], buffers["bias"]
 
 
 FixedNorm = nn.BatchNorm2d | FrozenBatchNorm2d
@@ -64,13 +90,16 @@ def is_fixed(norm: nn.Module) -> TypeGuard[FixedNorm]:
 
 def fold_norm(norm: FixedNorm, weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Weight and bias of the convolution that equals `norm` after a convolution of `weight` [C, ...] and `bias` [C].
-    Differentiable; in the dtype of `weight`. The norm has to be fixed (`is_fixed`).
+    Differentiable; in the dtype of `weight`. The norm has to be fixed (`is_fixed`), or anybody's frozen one.
 
     >>> x, conv, norm = torch.randn(1, 3, 5, 5), nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4).eval()
     >>> torch.allclose(F.conv2d(x, *fold_norm(norm, conv.weight, conv.bias)), norm(conv(x)), atol=1e-6)
     True
     """
-    return fold_batch_norm(weight, bias, *_entries(norm, weight.dtype), norm.eps)
+    weight, shift = fold_batch_norm(weight, bias, *_entries(norm, weight.dtype), norm.eps)
+    if bias is None and not norm._parameters and not transforming():
+        shift = shift.detach()  # made of constants: nobody is to sum its gradient over the maps
+    return weight, shift
 
 
 def apply_norm_(norm: FixedNorm, x: Tensor, activation: str | None) -> Tensor:

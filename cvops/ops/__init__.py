@@ -1,6 +1,6 @@
 """The ops. One file per stem: wrapper, module, fake, autograd, autocast, vmap, and a slow pure-torch reference."""
 
-from cvops.ops.batch_norm import fold_batch_norm
+from cvops.ops.batch_norm import fold_batch_norm, frozen_batch_norm
 from cvops.ops.box_iou import box_area, box_convert, box_iou, complete_box_iou, distance_box_iou, generalized_box_iou
 from cvops.ops.corner_pool import CornerPool, corner_pool
 from cvops.ops.deform_conv2d import DeformConv2d, deform_conv2d
@@ -81,6 +81,7 @@ __all__ = [
     "drop_channel",
     "drop_path",
     "fold_batch_norm",
+    "frozen_batch_norm",
     "gaussian_focal_loss",
     "generalized_box_iou",
     "generalized_box_iou_loss",

@@ -57,6 +57,11 @@ def normed(dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
     return tuple(t.to(dtype) for t in made)
 
 
+def normed_maps(dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    made = torch.randn(3, 9, 7, 11), torch.randn(9), torch.rand(9) + 0.5, *torch.randn(2, 9)
+    return tuple(t.to(dtype) for t in made)
+
+
 def logits(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(60, 7).to(dtype), torch.rand(60, 7).to(dtype)
 
@@ -107,6 +112,7 @@ CALLS = [
     OpCall("matrix_nms", scored, lambda b, s, i: ops.matrix_nms(b, s, idxs=i)),
     OpCall("depthwise_conv2d", depthwise, lambda x, w, b: ops.depthwise_conv2d(x, w, b, padding=1), 3),
     OpCall("fold_batch_norm", normed, ops.fold_batch_norm, 6),
+    OpCall("frozen_batch_norm", normed_maps, ops.frozen_batch_norm, 5),
     OpCall("deform_conv2d", deform, lambda x, o, w, b, m: ops.deform_conv2d(x, o, w, b, padding=1, mask=m), 5),
     OpCall("sigmoid_focal_loss", logits, ops.sigmoid_focal_loss, 1),
     OpCall("softmax_focal_loss", classified, ops.softmax_focal_loss, 1),

@@ -1,4 +1,5 @@
-"""fold_batch_norm, and batch_norm_act_ in place: values, memory formats, gradients, transforms, errors."""
+"""fold_batch_norm, frozen_batch_norm, and batch_norm_act_ in place: values, memory formats, gradients, transforms,
+errors."""
 
 import pytest
 import torch
@@ -7,9 +8,10 @@ from conftest import EXAMPLES, TOLERANCE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cvops.ops import fold_batch_norm
+import cvops
+from cvops.ops import fold_batch_norm, frozen_batch_norm
 from cvops.ops._activation import ACTIVATIONS, FUNCTIONS
-from cvops.ops.batch_norm import batch_norm_act_, reference_fold_batch_norm
+from cvops.ops.batch_norm import batch_norm_act_, reference_fold_batch_norm, reference_frozen_batch_norm
 
 DTYPES = list(TOLERANCE)
 SHAPES = [(6, 4, 3, 3), (7, 1, 5, 5), (33, 17, 1, 1), (5, 9), (3, 2, 3, 3, 3), (0, 4, 1, 1), (4, 0, 3, 3)]
@@ -172,6 +174,156 @@ def test_any_input(shape, present, dtype, seed):
 
 
 MAPS = [(2, 6, 5, 7), (1, 33, 4, 4), (3, 4, 1, 1), (2, 70, 23, 31), (5, 9), (2, 3, 2, 3, 4), (0, 4, 3, 3), (2, 4, 0, 3)]
+
+
+def maps_and_norm(shape, dtype=torch.float32, device="cpu", present=ALL):
+    """input, running_mean, running_var, norm_weight, norm_bias."""
+    _, _, *entries = drawn((shape[1], 1), dtype, device, present)
+    return (2 * torch.randn(shape, device=device)).to(dtype), *entries
+
+
+@pytest.mark.parametrize("present", [ALL, (True, False, False), (True, False, True), (True, True, False)], ids=str)
+@pytest.mark.parametrize("shape", MAPS, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_frozen_matches_reference_and_torch(dtype, shape, present, device):
+    x, *entries = maps_and_norm(shape, dtype, device, present)
+    out = frozen_batch_norm(x, *entries, eps=1e-3)
+    assert out.dtype == dtype
+    torch.testing.assert_close(out, reference_frozen_batch_norm(x, *entries, eps=1e-3), **TOLERANCE[dtype])
+    if x.numel():
+        wide = F.batch_norm(*(None if t is None else t.double() for t in (x, *entries)), eps=1e-3)
+        torch.testing.assert_close(out, wide.to(dtype), **TOLERANCE[dtype])
+
+
+def test_frozen_keeps_the_input_and_the_memory_format(device):
+    x, *entries = maps_and_norm((2, 70, 5, 7), device=device)
+    before = x.clone()
+    want = frozen_batch_norm(x, *entries)
+    assert torch.equal(x, before)
+    last = frozen_batch_norm(x.to(memory_format=torch.channels_last), *entries)
+    assert last.is_contiguous(memory_format=torch.channels_last)
+    gaps = frozen_batch_norm(x.repeat(1, 1, 1, 2)[..., :7], *(t.repeat_interleave(3)[::3] for t in entries))
+    shifted = x.new_empty(x.numel() + 1)[1:].view(x.shape).copy_(x)
+    for got in (last, gaps, frozen_batch_norm(shifted, *entries)):
+        assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("leaves", [(0,), (1,), (2, 4), (0, 1, 2, 3, 4)], ids=str)
+@pytest.mark.parametrize("present", [ALL, (True, False, False)], ids=str)
+def test_frozen_gradcheck(leaves, present, device):
+    tensors = list(maps_and_norm((2, 3, 2, 2), torch.float64, device, present))
+    leaves = [i for i in leaves if tensors[i] is not None]
+    for i in leaves:
+        tensors[i].requires_grad_()
+    assert torch.autograd.gradcheck(frozen_batch_norm, tensors)
+    assert torch.autograd.gradgradcheck(frozen_batch_norm, tensors)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_frozen_gradient_matches_reference(dtype, device):
+    tensors = [t.requires_grad_() for t in maps_and_norm((3, 6, 5, 7), dtype, device)]
+    grad = torch.randn(3, 6, 5, 7, device=device).to(dtype)
+    wide = [t.detach().double().requires_grad_() for t in tensors]
+    want = torch.autograd.grad(reference_frozen_batch_norm(*wide), wide, grad.double())
+    got = torch.autograd.grad(frozen_batch_norm(*tensors), tensors, grad)
+    for a, b in zip(got, want, strict=True):
+        assert (a - b).abs().max() <= 4 * TOLERANCE[dtype]["rtol"] * b.abs().max()
+
+
+@pytest.mark.parametrize("op", ["frozen_batch_norm", "FrozenBatchNorm2d"])
+def test_frozen_saves_nothing_of_the_size_of_the_maps(op, device):
+    x, *entries = maps_and_norm((2, 6, 15, 17), device=device)
+    layer = cvops.nn.FrozenBatchNorm2d(6).to(device)
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
+        leaf = x.requires_grad_()
+        out = frozen_batch_norm(leaf, *entries) if op == "frozen_batch_norm" else layer(leaf)
+    assert out.requires_grad
+    assert saved
+    assert max(saved) <= 6
+
+
+@pytest.mark.parametrize("present", [ALL, (True, False, False)], ids=str)
+@pytest.mark.parametrize("last", [False, True])
+def test_frozen_opcheck(last, present, device):
+    x, *entries = maps_and_norm((2, 4, 3, 5), torch.float64, device, present)
+    x = x.to(memory_format=torch.channels_last) if last else x
+    op = torch.ops.cvops.frozen_batch_norm.default
+    torch.library.opcheck(op, (x.detach().requires_grad_(), *entries, 1e-5))
+    torch.library.opcheck(op, (x, *(None if t is None else t.requires_grad_() for t in entries), 1e-5))
+
+
+def test_frozen_compile_fullgraph(device):
+    compiled = torch.compile(lambda *t: frozen_batch_norm(*t), fullgraph=True, dynamic=True, backend="aot_eager")
+    for shape in ((2, 4, 3, 3), (3, 5, 4, 1)):
+        tensors = [t.requires_grad_() for t in maps_and_norm(shape, device=device)]
+        got, want = compiled(*tensors), frozen_batch_norm(*tensors)
+        grad = torch.randn_like(want)
+        close(
+            [got, *torch.autograd.grad(got, tensors, grad)],
+            [want, *torch.autograd.grad(want, tensors, grad)],
+            torch.float32,
+        )
+
+
+def test_frozen_vmap_and_func_grad(device):
+    many = [maps_and_norm((2, 4, 3, 5), device=device) for _ in range(3)]
+    stacked = [torch.stack(t) for t in zip(*many, strict=True)]
+    close(torch.func.vmap(frozen_batch_norm)(*stacked), [frozen_batch_norm(*t) for t in many], torch.float32)
+    one = many[0][1:]
+    shared = torch.func.vmap(frozen_batch_norm, (0, None, None, None, None))(stacked[0], *one)
+    close(shared, [frozen_batch_norm(t[0], *one) for t in many], torch.float32)
+    scales = torch.func.vmap(frozen_batch_norm, (None, None, None, 1, None))(
+        many[0][0], *one[:2], stacked[3].t(), one[3]
+    )
+    close(scales, [frozen_batch_norm(many[0][0], *one[:2], t[3], one[3]) for t in many], torch.float32)
+
+    def loss(*t):
+        return frozen_batch_norm(*t).pow(3).sum()
+
+    leaves = [t.clone().requires_grad_() for t in many[1]]
+    got = torch.func.vmap(torch.func.grad(loss, argnums=tuple(range(5))))(*stacked)
+    for a, b in zip(got, torch.autograd.grad(loss(*leaves), leaves), strict=True):
+        torch.testing.assert_close(a[1], b, rtol=1e-4, atol=1e-3)
+
+
+def test_frozen_autocast_computes_in_float32(device):
+    tensors = maps_and_norm((2, 4, 3, 3), torch.bfloat16, device)
+    with torch.autocast(device, torch.bfloat16):
+        got = frozen_batch_norm(*tensors)
+    close([got], [reference_frozen_batch_norm(*(t.float() for t in tensors))], torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: [t[0][0, 0, 0], *t[1:]], r"input must be \[N, C, ...\] with at least 2 dimensions, got \[5\]"),
+        (lambda t: [t[0].long(), *t[1:]], "input must be float64, float32, float16 or bfloat16, got Long"),
+        (lambda t: [t[0], t[1][:3], *t[2:]], r"running_mean must be \[4\], .* of input, got \[3\]"),
+        (lambda t: [*t[:2], t[2].double(), *t[3:]], "running_var and input must have one dtype, got Double and Float"),
+        (lambda t: [*t[:3], t[3].repeat(2), t[4]], r"norm_weight must be \[4\], .*, got \[8\]"),
+        (lambda t: [*t[:4], t[4].half()], "norm_bias and input must have one dtype, got Half and Float"),
+    ],
+)
+def test_frozen_bad_input(change, message):
+    with pytest.raises(RuntimeError, match=message):
+        frozen_batch_norm(*change(maps_and_norm((2, 4, 3, 5))))
+
+
+@settings(max_examples=EXAMPLES // 4, deadline=None)
+@given(
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 70), st.integers(1, 9), st.integers(1, 33)),
+    present=st.tuples(st.just(True), st.booleans(), st.booleans()),
+    dtype=st.sampled_from(DTYPES),
+    last=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_frozen_any_input(shape, present, dtype, last, seed):
+    torch.manual_seed(seed)
+    x, *entries = maps_and_norm(shape, dtype, present=present)
+    x = x.to(memory_format=torch.channels_last) if last else x
+    out = frozen_batch_norm(x, *entries)
+    torch.testing.assert_close(out, reference_frozen_batch_norm(x, *entries), **TOLERANCE[dtype])
 
 
 def reference_batch_norm_act(x, mean, var, gain, offset, eps, activation):
