@@ -261,9 +261,11 @@ def _joined_weights(conv: Any, input: Tensor) -> tuple[Tensor, Tensor | None]:
 
 
 def _are_joined(conv: Any, norm: Any, x: Tensor) -> bool:
-    """Asked by both, with the input and the output of `conv`, to the same answer: hooks and compilers see the parts."""
+    """Asked by both, with the input and the output of `conv`, to the same answer: hooks and compilers see the parts.
+    So do replicas on another device, whose partner stays on the first."""
     return (
         type(x) is Tensor
+        and conv.weight.device == norm.running_var.device
         and not torch.compiler.is_compiling()
         and not torch._C._is_tracing()
         and not is_watched(conv)

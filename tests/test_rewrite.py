@@ -219,6 +219,19 @@ def test_hooks_and_compilers_see_frozen_norms_as_layers_of_their_own():
     torch.testing.assert_close(seen[1], raw)
 
 
+def test_a_convolution_parted_from_its_frozen_norm_leaves_the_norm_to_it():
+    """As a replica of nn.DataParallel, whose partner stays on the first device."""
+    model = Residual(torchvision.ops.FrozenBatchNorm2d)
+    x = torch.rand(2, 4, 8, 9)
+    raw, normed = model.conv1(x), model.norm1(model.conv1(x))
+    cvops.accelerate(model)
+    conv, norm = copy.copy(model.conv1), copy.copy(model.norm1)
+    vars(conv)["frozen_norm"] = copy.deepcopy(model.norm1).to("meta")
+    vars(norm)["frozen_conv"] = copy.deepcopy(model.conv1).to("meta")
+    assert torch.equal(conv(x), raw)
+    torch.testing.assert_close(norm(raw), normed)
+
+
 def test_frozen_norms_of_other_dtypes():
     model = Residual(torchvision.ops.FrozenBatchNorm2d)
     theirs = copy.deepcopy(model)
