@@ -287,6 +287,20 @@ def test_subclasses_of_frozen_batch_norm_keep_their_own_forward():
         torch.testing.assert_close(layer(x), expected)
 
 
+def test_a_frozen_batch_norm_that_learns_after_all_gets_its_gradients():
+    layer, x = frozen_norm(), maps(2, 4, 5, 7)
+    del layer.weight
+    layer.weight = torch.nn.Parameter(torch.linspace(0.5, 1.5, 4))
+
+    def gradient():
+        return torch.autograd.grad(layer(x).square().sum(), layer.weight)[0]
+
+    expected = gradient()
+    with cvops.patch.torchvision():
+        assert called(gradient)
+        torch.testing.assert_close(gradient(), expected)
+
+
 def test_modules_are_leaves_for_fx():
     with cvops.patch.torchvision():
         for layer in (ops.RoIAlign(3, 1.0, 2), ops.DropBlock2d(0.1, 3), ops.StochasticDepth(0.1, "row")):

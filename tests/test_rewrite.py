@@ -219,6 +219,13 @@ def test_hooks_and_compilers_see_frozen_norms_as_layers_of_their_own():
     torch.testing.assert_close(seen[1], raw)
 
 
+def test_nobody_sums_the_gradient_of_a_shift_made_of_constants():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), torchvision.ops.FrozenBatchNorm2d(4))
+    cvops.accelerate(model)
+    convolution = model[0](torch.rand(1, 3, 5, 5)).grad_fn
+    assert [function is not None for function, _ in convolution.next_functions] == [False, True, False]
+
+
 def test_a_convolution_parted_from_its_frozen_norm_leaves_the_norm_to_it():
     """As a replica of nn.DataParallel, whose partner stays on the first device."""
     model = Residual(torchvision.ops.FrozenBatchNorm2d)

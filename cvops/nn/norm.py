@@ -57,7 +57,7 @@ def takes_frozen_norm(norm: Any, x: Any) -> bool:
         type(x) is Tensor  # no proxy of torch.fx, or other that sees the parts
         and x.is_floating_point()
         and x.ndim == 4
-        and all((t.shape, t.dtype, t.device) == (x.shape[1:2], x.dtype, x.device) for t in _buffers(norm))
+        and all((t.shape, t.dtype, t.device) == (x.shape[1:2], x.dtype, x.device) for t in _attributes(norm))
         and not torch.compiler.is_compiling()
         and not torch._C._is_tracing()
     )
@@ -65,12 +65,11 @@ def takes_frozen_norm(norm: Any, x: Any) -> bool:
 
 def apply_frozen_norm(norm: Any, x: Tensor) -> Tensor:
     """`x` [N, C, H, W] after `norm`, with gradients, and keeping nothing of the size of `x` for them."""
-    return frozen_batch_norm(x, *_buffers(norm), norm.eps)
+    return frozen_batch_norm(x, *_attributes(norm), norm.eps)
 
 
-def _buffers(norm: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    buffers = norm._buffers
-    return buffers["running_mean"], buffers["running_var"], buffers["weight"], buffers["bias"]
+def _attributes(norm: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return norm.running_mean, norm.running_var, norm.weight, norm.bias
 
 
 FixedNorm = nn.BatchNorm2d | FrozenBatchNorm2d
@@ -96,8 +95,9 @@ def fold_norm(norm: FixedNorm, weight: Tensor, bias: Tensor | None = None) -> tu
     >>> torch.allclose(F.conv2d(x, *fold_norm(norm, conv.weight, conv.bias)), norm(conv(x)), atol=1e-6)
     True
     """
-    weight, shift = fold_batch_norm(weight, bias, *_entries(norm, weight.dtype), norm.eps)
-    if bias is None and not norm._parameters and not transforming():
+    entries = _entries(norm, weight.dtype)
+    weight, shift = fold_batch_norm(weight, bias, *entries, norm.eps)
+    if not transforming() and not any(t is not None and t.requires_grad for t in (bias, *entries)):
         shift = shift.detach()  # made of constants: nobody is to sum its gradient over the maps
     return weight, shift
 
