@@ -170,6 +170,40 @@ def _deform_conv2d(
     return _opset().CastLike(out, input)
 
 
+# --- norms ------------------------------------------------------------------------------------------------------------
+
+
+def _fold_batch_norm(
+    weight: Value, bias: Value | None, mean: Value, var: Value, gain: Value | None, offset: Value | None, eps: float
+) -> tuple[Value, Value]:
+    op = _opset()
+    scale, shift = _scale_and_shift(bias, mean, var, gain, offset, eps)
+    rows = op.Reshape(scale, _ints(-1, *[1] * (len(weight.shape) - 1)))
+    return op.CastLike(op.Mul(_in_float(weight), rows), weight), op.CastLike(shift, weight)
+
+
+def _frozen_batch_norm(
+    input: Value, mean: Value, var: Value, gain: Value | None, offset: Value | None, eps: float
+) -> Value:
+    op = _opset()
+    planes = _ints(-1, *[1] * (len(input.shape) - 2))
+    scale, shift = (op.Reshape(entry, planes) for entry in _scale_and_shift(None, mean, var, gain, offset, eps))
+    return op.CastLike(op.Add(op.Mul(_in_float(input), scale), shift), input)
+
+
+def _scale_and_shift(
+    bias: Value | None, mean: Value, var: Value, gain: Value | None, offset: Value | None, eps: float
+) -> tuple[Value, Value]:
+    """Of every channel, [C] each; `norm_of_channel` in csrc/ops/norm_of_channel.h."""
+    op = _opset()
+    var = _in_float(var)
+    deviation = op.Sqrt(op.Add(var, op.CastLike(eps, var)))
+    scale = op.Reciprocal(deviation) if gain is None else op.Div(_in_float(gain), deviation)
+    centred = op.Neg(_in_float(mean)) if bias is None else op.Sub(_in_float(bias), _in_float(mean))
+    shift = op.Mul(centred, scale)
+    return scale, shift if offset is None else op.Add(shift, _in_float(offset))
+
+
 # --- maps -------------------------------------------------------------------------------------------------------------
 
 
@@ -486,6 +520,8 @@ _LOWERINGS: dict[str, Callable[..., Any]] = {
     "corner_pool": _corner_pool,
     "deform_conv2d": _deform_conv2d,
     "depthwise_conv2d": _depthwise_conv2d,
+    "fold_batch_norm": _fold_batch_norm,
+    "frozen_batch_norm": _frozen_batch_norm,
     "heatmap_peaks": _heatmap_peaks,
     "mask_paste": _mask_paste,
     "mask_paste_binary": _mask_paste_binary,

@@ -100,6 +100,24 @@ def test_deformable_convolution(masked: bool, tmp_path: Path) -> None:
     assert "DeformConv" in operators
 
 
+def test_batch_norms_of_fixed_statistics(tmp_path: Path) -> None:
+    mean, gain, offset, bias = torch.randn(4, 6)
+    var, weight = torch.rand(6) + 0.3, torch.randn(6, 3, 3, 3)
+
+    def norms(x: Tensor) -> list[Tensor]:
+        out = [*ops.fold_batch_norm(weight, bias, mean, var, gain, offset, 1e-3)]
+        out += [*ops.fold_batch_norm(x[0].flatten(1), None, mean, var)]
+        out += [ops.frozen_batch_norm(x, mean, var, gain, offset, 1e-3)]
+        return [*out, ops.frozen_batch_norm(x.flatten(2), mean, var, None, offset)]
+
+    examples = [(torch.randn(2, 6, 9, 12),), (torch.randn(1, 6, 4, 40),)]
+    free = ({0: "batch", 2: "height", 3: "width"},)
+    check(norms, examples, free, tmp_path)
+    entries = [t.half() for t in (mean, var, gain, offset)]
+    halves = [(x.half(),) for (x,) in examples]
+    check(lambda x: ops.frozen_batch_norm(x, *entries), halves, free, tmp_path, rtol=1e-3)
+
+
 def test_corner_pooling(tmp_path: Path) -> None:
     def pools(x: Tensor) -> list[Tensor]:
         return [ops.corner_pool(x, direction) for direction in ("top", "bottom", "left", "right")]
