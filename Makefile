@@ -17,7 +17,7 @@ ONE_THREAD := OMP_NUM_THREADS=1
 SIDE_BY_SIDE := -n $(JOBS) --dist worksteal
 
 # Instruction sets of the CPU kernels below the one that this machine uses anyway.
-LOWER_ISAS := import cvops._host as h; all = ["avx512", "avx2", "scalar"]; print(*all[all.index(h.active_isa()) + 1:])
+LOWER_ISAS := import cvops._host as h; isas = ["avx512", "avx2", "scalar"]; print(*isas[isas.index(h.active_isa()) + 1:])
 
 .PHONY: demo test bench host asan compat cuda-report build fmt lint clean
 
