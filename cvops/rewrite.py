@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from cvops import ops
 from cvops.nn.conv import is_watched
-from cvops.nn.norm import apply_frozen_norm, fold_norm, is_fixed, takes_frozen_norm
+from cvops.nn.norm import apply_frozen_norm, fold_norm, is_fixed, is_traced, takes_frozen_norm
 from cvops.ops._activation import FUSED_ACTIVATIONS
 
 
@@ -144,7 +144,7 @@ def _blank(path: str) -> Any:
     return object.__new__(accelerated_class(path))
 
 
-def _refuses_conv(conv: nn.Conv2d) -> str | None:
+def _refuses_conv(conv: Any) -> str | None:
     if conv.groups == 1 or conv.groups != conv.in_channels:
         return ""
     return None if conv.padding_mode == "zeros" else f"padding_mode={conv.padding_mode!r}"
@@ -261,16 +261,10 @@ def _joined_weights(conv: Any, input: Tensor) -> tuple[Tensor, Tensor | None]:
 
 
 def _are_joined(conv: Any, norm: Any, x: Tensor) -> bool:
-    """Asked by both, with the input and the output of `conv`, to the same answer: hooks and compilers see the parts.
-    So do replicas on another device, whose partner stays on the first."""
-    return (
-        type(x) is Tensor
-        and conv.weight.device == norm.running_var.device
-        and not torch.compiler.is_compiling()
-        and not torch._C._is_tracing()
-        and not is_watched(conv)
-        and not is_watched(norm)
-    )
+    """Asked by both, with the input and the output of `conv`, to the same answer: hooks and tracers see the parts. So
+    do replicas on another device, whose partner stays on the first."""
+    same_device = conv.weight.device == norm.running_var.device
+    return same_device and not (is_traced(x) or is_watched(conv) or is_watched(norm))
 
 
 def _frozen_norm(self: Any, x: Tensor) -> Tensor:
@@ -319,7 +313,7 @@ class _ChildrenAreLeaves(torch.fx.Tracer):
 
 
 def _can_fold(norm: nn.Module) -> bool:
-    return is_fixed(norm) or _is_frozen(norm)
+    return is_fixed(norm) or _is_frozen(norm) or type(norm).forward is _frozen_norm
 
 
 def _fold(model: nn.Module, report: Rewrite) -> None:
@@ -382,7 +376,7 @@ def _fold_one(
         layer = getattr(norm, name, None)
         if isinstance(layer, nn.Module) and not isinstance(layer, nn.Identity):
             rest.append(layer)
-    is_depthwise = type(conv).__module__ == __name__
+    is_depthwise = type(conv).__module__ == __name__ and _refuses_conv(conv) is None
     if is_depthwise and len(rest) == 1 and type(rest[0]) in FUSED_ACTIVATIONS:
         folded.fused_activation = FUSED_ACTIVATIONS[type(rest[0])]
         rest = nn.Sequential()
@@ -402,6 +396,7 @@ def _folded(conv: Any, norm: Any) -> Any:
     bias = None if conv.bias is None else conv.bias.double()
     weight, bias = fold_norm(norm, conv.weight.double(), bias)
     folded = copy.copy(conv)
+    folded.__dict__.pop("frozen_norm", None)  # which an earlier call joined it with
     folded._parameters = dict(conv._parameters)
     folded.weight = nn.Parameter(weight.to(conv.weight.dtype), conv.weight.requires_grad)
     folded.bias = nn.Parameter(bias.to(conv.weight.dtype), conv.weight.requires_grad)

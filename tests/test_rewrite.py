@@ -191,6 +191,26 @@ def test_convolutions_scale_their_weights_for_frozen_norms(peer):
     assert "frozen_norm" not in vars(model.conv1)
 
 
+@pytest.mark.parametrize("peer", FROZEN)
+def test_frozen_norms_that_an_earlier_call_joined_can_be_folded(peer):
+    model = Residual(FROZEN[peer])
+    x = torch.rand(2, 4, 8, 9)
+    expected = model(x)
+    joined = cvops.accelerate(model)
+    folded = cvops.accelerate(model, fold_batch_norm=True)
+    assert [(change.name, change.done) for change in folded.changes if "folded" in change.done] == [
+        ("norm1", "folded into conv1"),
+        ("norm2", "folded into conv2"),
+    ]
+    torch.testing.assert_close(model(x), expected)
+    assert not any(hasattr(layer, "frozen_norm") for layer in model.modules())
+    folded.restore()
+    assert model.conv1.frozen_norm is model.norm1
+    torch.testing.assert_close(model(x), expected)
+    joined.restore()
+    assert torch.equal(model(x), expected)
+
+
 def reloaded(model):
     file = io.BytesIO()
     torch.save(model, file)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cvops.nn.norm import FrozenBatchNorm2d, Norm, apply_norm_, fold_norm, is_fixed
+from cvops.nn.norm import FrozenBatchNorm2d, Norm, apply_norm_, fold_norm, is_fixed, is_traced
 from cvops.ops._activation import FUSED_ACTIVATIONS
 from cvops.ops._register import transforming
 from cvops.ops.depthwise_conv2d import DepthwiseConv2d, same_padding
@@ -191,16 +191,14 @@ Way = Literal["parts", "fold", "in place"]
 def _way(conv: Any, norm: Any, act: nn.Module, x: Tensor) -> tuple[Way, str | None]:
     """How to compute a unit for `x`, and the name of the activation that a kernel can apply.
 
-    Only where nobody can tell: on the CPU, in full precision, with fixed statistics. Compilers and exporters see the
-    parts, and merge them better; hooks see every part's output. Few calls, since each is run with cold caches."""
+    Only where nobody can tell: on the CPU, in full precision, with fixed statistics. Who traces a layer sees the parts;
+    hooks see every part's output. Few calls, since each is run with cold caches."""
     if (
         type(norm) not in _NORMS
         or not is_fixed(norm)
         or type(conv) not in _CONVOLUTIONS
-        or type(x) is not Tensor  # a proxy of torch.fx, and others that see the parts
+        or is_traced(x)
         or not x.is_cpu
-        or torch.compiler.is_compiling()
-        or torch._C._is_tracing()
         or torch.is_autocast_enabled("cpu")
         or is_watched(conv)
         or is_watched(norm)

@@ -51,16 +51,19 @@ class FrozenBatchNorm2d(nn.Module):
 
 
 def takes_frozen_norm(norm: Any, x: Any) -> bool:
-    """Whether `apply_frozen_norm` can stand in for the forward of `norm`, which may be anybody's frozen batch norm.
-    Compilers and exporters see the parts, and merge them better."""
+    """Whether `apply_frozen_norm` can stand in for the forward of `norm`, which may be anybody's frozen batch norm."""
     return (
-        type(x) is Tensor  # no proxy of torch.fx, or other that sees the parts
+        not is_traced(x)
         and x.is_floating_point()
         and x.ndim == 4
         and all((t.shape, t.dtype, t.device) == (x.shape[1:2], x.dtype, x.device) for t in _attributes(norm))
-        and not torch.compiler.is_compiling()
-        and not torch._C._is_tracing()
     )
+
+
+def is_traced(x: Any) -> bool:
+    """Whether layers called with `x` are being recorded, and stay apart for it: compilers and exporters merge parts
+    better, and a proxy of torch.fx, or a subclass of tensors, sees them."""
+    return type(x) is not Tensor or torch.compiler.is_compiling() or torch._C._is_tracing()
 
 
 def apply_frozen_norm(norm: Any, x: Tensor) -> Tensor:
