@@ -22,7 +22,7 @@ import cvops
 from cvops.models.detector import Detector
 
 FILE = Path(__file__).resolve().parents[2] / "docs" / "exports.json"
-PYRAMID = {"backbone": "mobilenetv2_035", "norm": None, "channels": 32}
+PYRAMID = {"backbone": "resnet18", "norm": None, "channels": 32}
 EXPORTED: dict[str, dict[str, Any]] = {
     "retinanet_resnet50_fpn": {**PYRAMID, "head_convs": 1},
     "fcos_resnet50_fpn_exp": {**PYRAMID, "head_convs": 1},
@@ -31,7 +31,7 @@ EXPORTED: dict[str, dict[str, Any]] = {
     "yolov4_quarter": {"depths": (1, 1, 1, 1, 1), "candidates": 200},
     # OpenVINO reads no deformable convolutions from ONNX, so this is the CenterNet without.
     "centernet_mobilenetv3": {"widths": (16, 16, 16)},
-    "fasterrcnn_mobilenetv2_fpn": {**PYRAMID, "rpn": {"candidates": 100, "proposals": 50}},
+    "fasterrcnn_resnet50_fpn": {**PYRAMID, "rpn": {"candidates": 100, "proposals": 50}},
 }
 
 
