@@ -98,7 +98,8 @@ def markdown_short(rows: list[common.Row]) -> str:
         if row.target and row.ratios:
             peer, ratio = next(iter(row.ratios.items()))
             where = " (GPU)" if row.device == "cuda" else ""
-            lines.append(f"| {row.op} {row.name}{where} | {peer} | {ratio:.1f}x | {target_of(row)} |")
+            digits = 1 if ratio >= 2 else 2
+            lines.append(f"| {row.op} {row.name}{where} | {peer} | {ratio:.{digits}f}x | {target_of(row)} |")
     for group, device, mean, worst in geometric_means(rows):
         peers = ", ".join(sorted({next(iter(row.ratios)) for row in members_of(rows, group, device)}))
         measured = f"{mean:.2f}x mean, {worst:.2f}x worst"

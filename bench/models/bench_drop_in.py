@@ -211,6 +211,7 @@ CASES = [
             "drop-in",
             f"{name} {'training step' if training else 'inference'}",
             partial(detector_contest, name, training),
+            target=1.0,
         )
         for name in DETECTORS
         for training in (False, True)
