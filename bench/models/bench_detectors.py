@@ -47,8 +47,11 @@ def contest(name: str, kind: str, device: str) -> Contest:
     zoo_name, first_label = ZOO[name]
     settings: dict[str, Any] = {}
     if name != "SSD300":
-        settings = {"norm": "batch", "transform": ImageTransform(size=(480, 640) if training else (640, 800))}
+        settings = {"norm_eps": 1e-5, "transform": ImageTransform(size=(480, 640) if training else (640, 800))}
     ours: nn.Module = cvops.create_model(zoo_name, weights=theirs.state_dict(), **settings).train(training)
+    if name != "SSD300":  # as in the peer, see `freeze_backbone`
+        ours.backbone.stem.requires_grad_(False)
+        ours.backbone.stages[0].requires_grad_(False)
     if kind == "inference, fused":
         ours = cvops.nn.fuse(ours.eval())
     targets = [{key: target[key].to(device) for key in ("boxes", "labels")} for _, target in scenes]
