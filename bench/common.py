@@ -26,7 +26,7 @@ import torch
 
 Call = Callable[[], Any]
 SLICE_SECONDS = 4e-4  # one measurement repeats a short call until it lasts this long; short, so that few are disturbed
-BUDGET_SECONDS = 2.5  # one case stops after this long, or after ROUNDS
+BUDGET_SECONDS = 2.5  # one case stops after this long, if it has had its least number of rounds, or after ROUNDS
 ROUNDS, MIN_ROUNDS, WARMUP = 101, 7, 2
 
 
@@ -63,6 +63,7 @@ class Case:
     target: float | None = None
     group: Group | None = None
     quick: bool = False  # belongs to the one-minute tour
+    least_rounds: int = MIN_ROUNDS  # more where a gain of a few per cent is to be told from noise
     devices: tuple[str, ...] = ("cpu", "cuda")
 
     def __str__(self) -> str:
@@ -163,7 +164,7 @@ def compare(case: Case, device: str, drive: Callable[[Call, Call, int], None], r
     once = {name: min(timed(name, 1) for _ in range(WARMUP)) for name in calls}
     repeat = {name: max(1, round(SLICE_SECONDS / max(t, 1e-7))) for name, t in once.items()}
     expected = sum(once[name] * repeat[name] for name in calls)
-    rounds = max(min(MIN_ROUNDS, rounds), min(rounds, int(BUDGET_SECONDS / expected)))
+    rounds = max(min(case.least_rounds, rounds), min(rounds, int(BUDGET_SECONDS / expected)))
     times: dict[str, list[float]] = {name: [] for name in calls}
 
     def measure(*names: str) -> None:
@@ -246,5 +247,5 @@ def machine() -> dict[str, Any]:
 
 
 def machine_slug(facts: dict[str, Any]) -> str:
-    name = f"{facts['cpu'].split(' (')[0]} {facts['threads']} threads {facts['isa']} {facts.get('gpu', '')}"
+    name = f"{facts['cpu']} {facts['threads']} threads {facts['isa']} {facts.get('gpu', '')}"
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

@@ -38,6 +38,7 @@ def contest(benchmark) -> Callable[[common.Case, str], common.Row]:
         benchmark.extra_info.update(asdict(row))
         if benchmark.enabled:
             ROWS.append(row)
+            report.save([row])  # a run that is ended early keeps what it has timed
         return row
 
     return run
@@ -51,4 +52,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.write_line(
                 f"{disturbed} rows marked ? were disturbed by other load; run again when quiet."
             )
-        terminalreporter.write_line(f"\nwritten: {', '.join(map(str, report.save(ROWS)))}")
+        results = report.results_file()
+        terminalreporter.write_line(f"\nwritten: {results}, {report.plot(results)}")

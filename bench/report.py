@@ -116,10 +116,15 @@ def load(file: Path) -> tuple[dict[str, Any], list[common.Row]]:
     return data["machine"], rows
 
 
-def save(rows: list[common.Row]) -> list[Path]:
-    """Merges the rows into bench/results/<machine>.json (a partial run replaces only its own rows) and plots them."""
+def results_file() -> Path:
+    """Of this machine: bench/results/<machine>.json."""
+    return RESULTS / f"{common.machine_slug(common.machine())}.json"
+
+
+def save(rows: list[common.Row]) -> None:
+    """Merges the rows into this machine's results: a partial run replaces only its own rows."""
     facts = common.machine() | {"date": datetime.date.today().isoformat()}
-    file = RESULTS / f"{common.machine_slug(facts)}.json"
+    file = results_file()
     merged = {}
     if file.is_file():
         merged = {(row.op, row.name, row.device): row for row in load(file)[1]}
@@ -127,7 +132,6 @@ def save(rows: list[common.Row]) -> list[Path]:
     ordered = sorted(merged.values(), key=lambda row: row.op)
     RESULTS.mkdir(exist_ok=True)
     file.write_text(json.dumps({"machine": facts, "rows": [asdict(row) for row in ordered]}, indent=1) + "\n")
-    return [file, plot(ordered, facts, file.with_suffix(".png"))]
 
 
 def bars(rows: list[common.Row]) -> list[tuple[str, str, float, float | None, list[float]]]:
@@ -155,13 +159,14 @@ def bars(rows: list[common.Row]) -> list[tuple[str, str, float, float | None, li
     return found
 
 
-def plot(rows: list[common.Row], facts: dict[str, Any], file: Path) -> Path:
+def plot(results: Path) -> Path:
     """Horizontal bars of the ratio to the first peer, on a log axis, targets as ticks, groups with their range."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
+    facts, rows = load(results)
     shown = bars(rows)
     ops = list(dict.fromkeys(op for op, *_ in shown))
     figure, axes = plt.subplots(figsize=(10, 1.2 + 0.28 * len(shown)), layout="constrained")
@@ -183,6 +188,7 @@ def plot(rows: list[common.Row], facts: dict[str, Any], file: Path) -> Path:
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.set_xlabel("times faster than the peer (log). Tall tick: target. Thin line: range of the group.")
     axes.set_title(f"{facts.get('gpu', facts['cpu'])}, {facts['threads']} threads, torch {facts['torch']}", fontsize=10)
+    file = results.with_suffix(".png")
     figure.savefig(file, dpi=110)
     plt.close(figure)
     return file

@@ -21,8 +21,7 @@ import torch.fx
 from torch import Tensor, nn
 
 from cvops import ops
-from cvops.nn.conv import is_watched
-from cvops.nn.norm import apply_frozen_norm, fold_norm, is_fixed, is_traced, takes_frozen_norm
+from cvops.nn.norm import apply_frozen_norm, fold_norm, is_fixed, is_traced, is_watched, takes_frozen_norm
 from cvops.ops._activation import FUSED_ACTIVATIONS
 
 

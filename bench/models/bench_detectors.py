@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import cvops
 from bench.common import Case, Contest, benchmarks
-from bench.models.bench_drop_in import detections_agree, detector, scene, spread
+from bench.models.bench_drop_in import DETECTORS, detections_agree, detector, scene, spread
 from cvops.models.detection import ImageTransform
 
 # The losses: torchvision's name and ours.
@@ -43,13 +43,14 @@ def contest(name: str, kind: str, device: str) -> Contest:
     count, height, width = (2, 480, 608) if training else (1, 640, 800)
     scenes = [scene(generator, height, width) for _ in range(count)]
     images = [image.to(device) for image, _ in scenes]
-    theirs = ssd300(training, scenes[0][0]) if name == "SSD300" else detector(name, training, scenes[0][0])
+    residual = name in DETECTORS
+    theirs = detector(name, training, scenes[0][0]) if residual else ssd300(training, scenes[0][0])
     zoo_name, first_label = ZOO[name]
     settings: dict[str, Any] = {}
-    if name != "SSD300":
+    if residual:
         settings = {"norm_eps": 1e-5, "transform": ImageTransform(size=(480, 640) if training else (640, 800))}
     ours: nn.Module = cvops.create_model(zoo_name, weights=theirs.state_dict(), **settings).train(training)
-    if name != "SSD300":  # as in the peer, see `freeze_backbone`
+    if residual:  # as in the peer, see `freeze_backbone`
         ours.backbone.stem.requires_grad_(False)
         ours.backbone.stages[0].requires_grad_(False)
     if kind == "inference, fused":

@@ -212,6 +212,7 @@ CASES = [
             f"{name} {'training step' if training else 'inference'}",
             partial(detector_contest, name, training),
             target=1.0,
+            least_rounds=15,
         )
         for name in DETECTORS
         for training in (False, True)

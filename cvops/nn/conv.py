@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cvops.nn.norm import FrozenBatchNorm2d, Norm, apply_norm_, fold_norm, is_fixed, is_traced
+from cvops.nn.norm import FrozenBatchNorm2d, Norm, apply_norm_, fold_norm, is_fixed, is_traced, is_watched
 from cvops.ops._activation import FUSED_ACTIVATIONS
 from cvops.ops._register import transforming
 from cvops.ops.depthwise_conv2d import DepthwiseConv2d, same_padding
@@ -222,14 +222,3 @@ def _way(conv: Any, norm: Any, act: nn.Module, x: Tensor) -> tuple[Way, str | No
     (batch, _, height, width), (down, right) = x.shape, conv.stride
     outputs = weight.shape[0] * batch * height * width // (down * right)
     return ("fold" if outputs > weight.numel() + overhead else otherwise), fused
-
-
-def is_watched(layer: nn.Module) -> bool:
-    """Whether hooks wait for `layer` to be called."""
-    return bool(
-        layer._forward_hooks
-        or layer._forward_pre_hooks
-        or layer._backward_hooks
-        or layer._backward_pre_hooks
-        or torch.nn.modules.module._has_any_global_hook()
-    )

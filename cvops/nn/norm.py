@@ -66,6 +66,17 @@ def is_traced(x: Any) -> bool:
     return type(x) is not Tensor or torch.compiler.is_compiling() or torch._C._is_tracing()
 
 
+def is_watched(layer: nn.Module) -> bool:
+    """Whether hooks wait for `layer` to be called."""
+    return bool(
+        layer._forward_hooks
+        or layer._forward_pre_hooks
+        or layer._backward_hooks
+        or layer._backward_pre_hooks
+        or torch.nn.modules.module._has_any_global_hook()
+    )
+
+
 def apply_frozen_norm(norm: Any, x: Tensor) -> Tensor:
     """`x` [N, C, H, W] after `norm`, with gradients, and keeping nothing of the size of `x` for them."""
     return frozen_batch_norm(x, *_attributes(norm), norm.eps)
