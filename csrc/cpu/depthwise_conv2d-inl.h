@@ -421,88 +421,94 @@ void grad_weight_rows(const GradRows<T>& job) {
   grad_weight_rows_any<T, lanes>(job);
 }
 
+// sums [kw, kh, lanes] += gradient times source over one plane, strip by strip.
+template <typename T, typename S>
+void add_grad_weight(const WeightGradient& job, const StripLayout& at, const S* grad, const S* source, T* scratch,
+    const int64_t* offsets, T* sums) {
+  constexpr int lanes = full_lanes<T>;
+  T* staged = scratch + at.target_offset;
+  for (int64_t begin = 0; begin < job.grad_h; begin += at.strip_rows) {
+    const int64_t rows = smaller(at.strip_rows, job.grad_h - begin);
+    GradRows<T> part{};
+    part.rows = rows, part.width = job.grad_w;
+    if constexpr (std::is_same_v<S, T>) {
+      part.grad = grad + begin * job.grad_w, part.grad_pitch = job.grad_w;
+    } else {
+      for (int64_t r = 0; r < rows; ++r) {
+        convert_row<T, false>(staged + r * at.columns, grad + (begin + r) * job.grad_w, job.grad_w);
+      }
+      part.grad = staged, part.grad_pitch = at.columns;
+    }
+    const int64_t source_rows = (rows - 1) * job.rows.stride + (job.kh - 1) * job.rows.tap_step + 1;
+    pack_rows(source, job.source_h, job.source_w, begin * job.rows.stride + job.rows.base, source_rows,
+        job.columns.stride, at, scratch);
+    part.source = scratch, part.pitch = at.pitch, part.stride = job.rows.stride;
+    part.tap_rows = job.rows.tap_step, part.columns = offsets, part.kh = job.kh, part.kw = job.kw;
+    part.sums = sums;
+    if (job.grad_w > lanes / 2)
+      grad_weight_rows<T, lanes>(part);
+    else
+      grad_weight_rows<T, lanes / 2>(part);
+  }
+}
+
+// sum [lanes] += a plane of the gradient; two sums hide the latency of the addition.
+template <typename T, typename S>
+void add_grad_bias(const S* grad, int64_t size, T* sum) {
+  constexpr int lanes = full_lanes<T>;
+  Vec<T, lanes> even{}, odd{};
+  int64_t i = 0;
+  for (; i + 2 * lanes <= size; i += 2 * lanes) {
+    even += load_as<T, lanes>(grad + i);
+    odd += load_as<T, lanes>(grad + i + lanes);
+  }
+  for (; i < size; i += lanes) {
+    T rest[lanes] = {};
+    convert_row<T, false>(rest, grad + i, smaller(size - i, lanes));
+    even += load<T, lanes>(rest);
+  }
+  store<T, lanes>(sum, load<T, lanes>(sum) + (even + odd));
+}
+
 // Input channels [first, last): grad_weight [groups * targets, kh, kw] and, if not null, grad_bias [groups * targets].
 // Images are added in order. After the strip, `scratch` holds the rows of the gradient, then kh * kw + 1 vectors.
 template <typename T, typename S>
 void grad_weight_nchw(const WeightGradient& job, const StripLayout& at, const S* grad, const S* source, int64_t first,
     int64_t last, T* scratch, int64_t* offsets, T* grad_weight, T* grad_bias) {
   constexpr int lanes = full_lanes<T>;
-  const int64_t taps = job.kh * job.kw, stride_w = job.columns.stride;
-  T* staged = scratch + at.target_offset;
-  T* sums = staged + at.strip_rows * at.columns;
+  const int64_t taps = job.kh * job.kw, stride_w = job.columns.stride, planes = job.groups * job.targets;
+  const int64_t grad_size = job.grad_h * job.grad_w, source_size = job.source_h * job.source_w;
+  T* sums = scratch + at.target_offset + at.strip_rows * at.columns;
   for (int64_t i = 0; i < at.size; ++i) scratch[i] = T(0);
   for (int64_t k = 0; k < job.kw; ++k) {
     const int64_t x = job.columns.base + at.left + k * job.columns.tap_step;
     offsets[k] = x % stride_w * at.phase_pitch + x / stride_w;
   }
   [[maybe_unused]] const DirectGradPlane direct = find_direct_grad_plane(job.rows, job.columns);
-  for (int64_t group = first; group < last; ++group) {
-    for (int64_t k = 0; k < job.targets; ++k) {
-      const int64_t channel = group * job.targets + k;
-      for (int64_t i = 0; i < (taps + 1) * lanes; ++i) sums[i] = T(0);
-      for (int64_t image = 0; image < job.n; ++image) {
-        const S* plane = source + (image * job.groups + group) * job.source_h * job.source_w;
-        const S* grad_plane = grad + (image * job.groups * job.targets + channel) * job.grad_h * job.grad_w;
-        for (int64_t begin = 0; begin < job.grad_h; begin += at.strip_rows) {
-          const int64_t rows = smaller(at.strip_rows, job.grad_h - begin);
-          GradRows<T> part{};
-          part.rows = rows, part.width = job.grad_w;
-          if constexpr (std::is_same_v<S, T>) {
-            part.grad = grad_plane + begin * job.grad_w, part.grad_pitch = job.grad_w;
-          } else {
-            for (int64_t r = 0; r < rows; ++r) {
-              convert_row<T, false>(staged + r * at.columns, grad_plane + (begin + r) * job.grad_w, job.grad_w);
-            }
-            part.grad = staged, part.grad_pitch = at.columns;
-          }
-          if (grad_bias != nullptr) {
-            // Rows without gaps are one long row; two sums hide the latency of the addition.
-            const bool flat = part.grad_pitch == job.grad_w;
-            const int64_t runs = flat ? 1 : rows, width = flat ? rows * job.grad_w : job.grad_w;
-            Vec<T, lanes> sum{}, other{};
-            for (int64_t r = 0; r < runs; ++r) {
-              const T* row = part.grad + r * part.grad_pitch;
-              int64_t x = 0;
-              for (; x + 2 * lanes <= width; x += 2 * lanes) {
-                sum += load<T, lanes>(row + x);
-                other += load<T, lanes>(row + x + lanes);
-              }
-              for (; x < width; x += lanes) sum += load_first<T, lanes>(row + x, width - x);
-            }
-            sum += other;
-            store<T, lanes>(sums + taps * lanes, load<T, lanes>(sums + taps * lanes) + sum);
-          }
-          if (grad_weight == nullptr) continue;
-          if constexpr (std::is_same_v<S, float>) {
-            if (direct != nullptr) {
-              const DirectJob whole{job.source_h, job.source_w, job.grad_h, job.grad_w, job.rows.base, job.columns.base,
-                  0, 0, source, job.n * job.groups * job.source_h * job.source_w};
-              if (begin == 0) direct(whole, grad_plane, plane, sums);
-              continue;
-            }
-          }
-          const int64_t source_rows = (rows - 1) * job.rows.stride + (job.kh - 1) * job.rows.tap_step + 1;
-          pack_rows(plane, job.source_h, job.source_w, begin * job.rows.stride + job.rows.base, source_rows, stride_w,
-              at, scratch);
-          part.source = scratch, part.pitch = at.pitch, part.stride = job.rows.stride;
-          part.tap_rows = job.rows.tap_step, part.columns = offsets, part.kh = job.kh, part.kw = job.kw;
-          part.sums = sums;
-          if (job.grad_w > lanes / 2)
-            grad_weight_rows<T, lanes>(part);
-          else
-            grad_weight_rows<T, lanes / 2>(part);
+  for (int64_t channel = first * job.targets; channel < last * job.targets; ++channel) {
+    for (int64_t i = 0; i < (taps + 1) * lanes; ++i) sums[i] = T(0);
+    for (int64_t image = 0; image < job.n; ++image) {
+      const S* grad_plane = grad + (image * planes + channel) * grad_size;
+      const S* source_plane = source + (image * job.groups + channel / job.targets) * source_size;
+      if (grad_bias != nullptr) add_grad_bias<T>(grad_plane, grad_size, sums + taps * lanes);
+      if (grad_weight == nullptr) continue;
+      if constexpr (std::is_same_v<S, float>) {
+        if (direct != nullptr) {
+          const DirectJob whole{job.source_h, job.source_w, job.grad_h, job.grad_w, job.rows.base, job.columns.base, 0,
+              0, source, job.n * job.groups * source_size};
+          direct(whole, grad_plane, source_plane, sums);
+          continue;
         }
       }
-      if (grad_weight != nullptr) {
-        for (int64_t kx = 0; kx < job.kw; ++kx) {
-          for (int64_t ky = 0; ky < job.kh; ++ky) {
-            const auto sum = load<T, lanes>(sums + (kx * job.kh + ky) * lanes);
-            grad_weight[channel * taps + ky * job.kw + kx] = sum_lanes<T, lanes>(sum);
-          }
-        }
-      }
-      if (grad_bias != nullptr) grad_bias[channel] = sum_lanes<T, lanes>(load<T, lanes>(sums + taps * lanes));
+      add_grad_weight<T>(job, at, grad_plane, source_plane, scratch, offsets, sums);
     }
+    for (int64_t ky = 0; grad_weight != nullptr && ky < job.kh; ++ky) {
+      for (int64_t kx = 0; kx < job.kw; ++kx) {
+        const auto sum = load<T, lanes>(sums + (kx * job.kh + ky) * lanes);
+        grad_weight[channel * taps + ky * job.kw + kx] = sum_lanes<T, lanes>(sum);
+      }
+    }
+    if (grad_bias != nullptr) grad_bias[channel] = sum_lanes<T, lanes>(load<T, lanes>(sums + taps * lanes));
   }
 }
 

@@ -16,8 +16,7 @@ struct DirectJob {
 #if defined(CVOPS_HAS_LANE_MASKS)
 
 constexpr bool kHalfVectors = CVOPS_VECTOR_BYTES == 64;  // for maps of up to 8 columns; AVX2 would have them for 4
-// Masked loads of AVX2 wait for one another's cache misses on AMD's processors.
-constexpr bool kAvoidMasks = CVOPS_VECTOR_BYTES == 32;
+constexpr bool kManyRegisters = CVOPS_VECTOR_BYTES == 64;
 
 // Calls add(r, ky, row(q)) for all target rows r < R and taps ky < KH, where q = r * S + ky is the source row counted
 // from y; rows outside of the source are left out.
@@ -33,20 +32,15 @@ __attribute__((always_inline)) inline void over_rows(int64_t y, int64_t height, 
   });
 }
 
-// Whether `span` columns from `at` of rows [first, first + rows) lie in the source: in the plane, or in one beside it.
-inline bool readable(const DirectJob& job, const float* plane, int64_t first, int64_t rows, int64_t at, int64_t span) {
+// Whether to read all of `span` columns from `at` of rows [first, first + rows) and clear lanes afterwards, as masked
+// loads wait for one another's cache misses on AMD's processors. Where they lie in the source: in the plane, or in one
+// beside it. Narrow planes are better off with the masks of AVX-512.
+inline bool read_whole(
+    const DirectJob& job, const float* plane, int64_t first, int64_t rows, int64_t at, int64_t span) {
+  if (kManyRegisters && job.source_w <= full_lanes<float>) return false;
   const int64_t low = larger(first, 0), high = smaller(first + rows, job.source_h) - 1,
                 column = plane - job.source + at;
   return column + low * job.source_w >= 0 && column + high * job.source_w + span <= job.source_size;
-}
-
-// Those lanes of a vector that the mask has. To avoid masks, all are read where they can be, and cleared afterwards.
-template <int lanes>
-inline Vec<float, lanes> load_lanes(const float* p, LaneMask<lanes> mask, [[maybe_unused]] bool can_read) {
-  if constexpr (kAvoidMasks) {
-    if (can_read) return (Vec<float, lanes>)((LaneMask<lanes>)load<float, lanes>(p) & mask);
-  }
-  return load_masked<lanes>(p, mask);
 }
 
 // over_rows of the `lanes` source columns from `at`, of which `count` are wanted.
@@ -55,16 +49,21 @@ __attribute__((always_inline)) inline void over_vectors(
     const DirectJob& job, const float* plane, int64_t first, int64_t at, int64_t count, const Add& add) {
   const int64_t width = job.source_w;
   const float* from = plane + first * width + at;
-  if constexpr (kAvoidMasks) {
+  if constexpr (!kManyRegisters) {
     const auto row = CVOPS_INLINED(auto q) {
       return load<float, lanes>(from + q * width);
     };
     if (at >= 0 && at + lanes <= width && count >= lanes) return over_rows<R, KH, 1>(first, job.source_h, row, add);
   }
   const LaneMask<lanes> mask = lanes_between<lanes>(-at, smaller(width - at, count));
-  const bool can_read = readable(job, plane, first, R - 1 + KH, at, lanes);
+  if (read_whole(job, plane, first, R - 1 + KH, at, lanes)) {
+    const auto row = CVOPS_INLINED(auto q) {
+      return keep_lanes<lanes>(load<float, lanes>(from + q * width), mask);
+    };
+    return over_rows<R, KH, 1>(first, job.source_h, row, add);
+  }
   over_rows<R, KH, 1>(
-      first, job.source_h, CVOPS_INLINED(auto q) { return load_lanes<lanes>(from + q * width, mask, can_read); }, add);
+      first, job.source_h, CVOPS_INLINED(auto q) { return load_masked<lanes>(from + q * width, mask); }, add);
 }
 
 // The same for stride 2: `lanes` pairs of an even and an odd column, counted from `at`.
@@ -78,17 +77,24 @@ __attribute__((always_inline)) inline void over_pairs(
     const DirectJob& job, const float* plane, int64_t first, int64_t at, int64_t count, const Add& add) {
   const int64_t width = job.source_w, end = smaller(width - at, 2 * count);
   const float* from = plane + first * width + at;
-  if constexpr (kAvoidMasks) {
+  if constexpr (!kManyRegisters) {
     const auto row = CVOPS_INLINED(auto q) {
       return Pair<lanes>(load<float, lanes>(from + q * width), load<float, lanes>(from + q * width + lanes));
     };
     if (at >= 0 && end >= 2 * lanes) return over_rows<R, KH, 2>(first, job.source_h, row, add);
   }
   const LaneMask<lanes> low = lanes_between<lanes>(-at, end), high = lanes_between<lanes>(-at - lanes, end - lanes);
-  const bool can_read = readable(job, plane, first, (R - 1) * 2 + KH, at, 2 * lanes);
+  if (read_whole(job, plane, first, (R - 1) * 2 + KH, at, 2 * lanes)) {
+    const auto row = CVOPS_INLINED(auto q) {
+      const float* p = from + q * width;
+      return Pair<lanes>(
+          keep_lanes<lanes>(load<float, lanes>(p), low), keep_lanes<lanes>(load<float, lanes>(p + lanes), high));
+    };
+    return over_rows<R, KH, 2>(first, job.source_h, row, add);
+  }
   const auto row = CVOPS_INLINED(auto q) {
     const float* p = from + q * width;
-    return Pair<lanes>(load_lanes<lanes>(p, low, can_read), load_lanes<lanes>(p + lanes, high, can_read));
+    return Pair<lanes>(load_masked<lanes>(p, low), load_masked<lanes>(p + lanes, high));
   };
   over_rows<R, KH, 2>(first, job.source_h, row, add);
 }

@@ -150,6 +150,14 @@ inline Vec<float, lanes> load_masked(const float* p, typename LaneMaskOf<lanes>:
   else
     return (Vec<float, lanes>)_mm256_maskz_loadu_ps(mask, p);
 }
+// Those lanes of v that the mask has, and zeros. By an `and`, so that the load of v does not become a masked one.
+template <int lanes>
+inline Vec<float, lanes> keep_lanes(Vec<float, lanes> v, typename LaneMaskOf<lanes>::type mask) {
+  if constexpr (lanes == 16)
+    return (Vec<float, lanes>)((__m512i)v & _mm512_movm_epi32(mask));
+  else
+    return (Vec<float, lanes>)((__m256i)v & _mm256_movm_epi32(mask));
+}
 #else
 template <int lanes>
 struct LaneMaskOf {
@@ -169,6 +177,10 @@ inline Vec<float, lanes> load_masked(const float* p, Vec<int32_t, lanes> mask) {
     return (Vec<float, lanes>)_mm256_maskload_ps(p, (__m256i)mask);
   else
     return (Vec<float, lanes>)_mm_maskload_ps(p, (__m128i)mask);
+}
+template <int lanes>
+inline Vec<float, lanes> keep_lanes(Vec<float, lanes> v, Vec<int32_t, lanes> mask) {
+  return (Vec<float, lanes>)((Vec<int32_t, lanes>)v & mask);
 }
 #endif
 template <int lanes>
