@@ -463,9 +463,13 @@ void add_grad_bias(const S* grad, int64_t size, T* sum) {
     odd += load_as<T, lanes>(grad + i + lanes);
   }
   for (; i < size; i += lanes) {
-    T rest[lanes] = {};
-    convert_row<T, false>(rest, grad + i, smaller(size - i, lanes));
-    even += load<T, lanes>(rest);
+    if constexpr (std::is_same_v<S, T>) {
+      even += load_first<T, lanes>(grad + i, size - i);
+    } else {
+      T rest[lanes] = {};
+      convert_row<T, false>(rest, grad + i, smaller(size - i, lanes));
+      even += load<T, lanes>(rest);
+    }
   }
   store<T, lanes>(sum, load<T, lanes>(sum) + (even + odd));
 }
@@ -484,7 +488,9 @@ void grad_weight_nchw(const WeightGradient& job, const StripLayout& at, const S*
     const int64_t x = job.columns.base + at.left + k * job.columns.tap_step;
     offsets[k] = x % stride_w * at.phase_pitch + x / stride_w;
   }
-  [[maybe_unused]] const DirectGradPlane direct = find_direct_grad_plane(job.rows, job.columns);
+  [[maybe_unused]] const DirectGradPlane direct = find_direct_grad_plane(job.rows, job.columns, false),
+                                         direct_two = find_direct_grad_plane(job.rows, job.columns, true);
+  [[maybe_unused]] const int64_t in_twos = go_in_twos(job.grad_w) ? job.n / 2 * 2 : 0;  // the first so many images
   for (int64_t channel = first * job.targets; channel < last * job.targets; ++channel) {
     for (int64_t i = 0; i < (taps + 1) * lanes; ++i) sums[i] = T(0);
     for (int64_t image = 0; image < job.n; ++image) {
@@ -494,9 +500,13 @@ void grad_weight_nchw(const WeightGradient& job, const StripLayout& at, const S*
       if (grad_weight == nullptr) continue;
       if constexpr (std::is_same_v<S, float>) {
         if (direct != nullptr) {
+          const SecondPlane second{job.groups * source_size, 0, planes * grad_size, 0.0f};
           const DirectJob whole{job.source_h, job.source_w, job.grad_h, job.grad_w, job.rows.base, job.columns.base, 0,
-              0, source, job.n * job.groups * source_size};
-          direct(whole, grad_plane, source_plane, sums);
+              0, source, job.n * job.groups * source_size, second};
+          if (image >= in_twos)
+            direct(whole, grad_plane, source_plane, sums);
+          else if (image % 2 == 0)
+            direct_two(whole, grad_plane, source_plane, sums);
           continue;
         }
       }

@@ -190,6 +190,40 @@ def test_does_not_depend_on_threads(layout, stride):
             assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("m", [1, 2])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", [3, 5, 7])
+@pytest.mark.parametrize("height", [3, 6, 7, 15])
+def test_planes_do_not_depend_on_their_neighbours(height, kernel, stride, m, device):
+    # Two of up to eight columns share a vector: of an odd number one is left over, and pairs reach across images.
+    x, weight, bias = tensors((3, 5, height, 7 * stride), m, (kernel, kernel), device=device)
+    geometry = stride, kernel // 2
+
+    def run(x, weight, bias, grad=None):
+        leaves = [t.clone().requires_grad_() for t in (x, weight, bias)]
+        out = cvops.ops.depthwise_conv2d(*leaves, *geometry, activation="relu6" if grad is None else None)
+        grad = torch.ones_like(out) if grad is None else grad
+        return out.detach(), *torch.autograd.grad(out, leaves, grad)
+
+    grad = torch.randn_like(cvops.ops.depthwise_conv2d(x, weight, bias, *geometry))
+    out, grad_x, grad_weight, grad_bias = run(x, weight, bias, grad)
+    active = run(x, weight, bias)[0]
+    for c in range(5):
+        planes = slice(c * m, c * m + m)
+        own = weight[planes], bias[planes]
+        summed = [torch.zeros_like(t) for t in own]
+        for image in range(3):
+            part = x[image : image + 1, c : c + 1]
+            assert run(part, *own)[0].equal(active[image : image + 1, planes])
+            alone = run(part, *own, grad[image : image + 1, planes])
+            assert alone[0].equal(out[image : image + 1, planes])
+            assert alone[1].equal(grad_x[image : image + 1, c : c + 1])
+            for total, one in zip(summed, alone[2:], strict=True):
+                total += one
+        torch.testing.assert_close(grad_weight[planes], summed[0], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(grad_bias[planes], summed[1], rtol=1e-4, atol=1e-4)
+
+
 def test_large_planes_in_strips(device):
     x, weight, bias = tensors((1, 2, 700, 300), 1, (7, 7), device=device, requires_grad=True)
     for dtype, dilation in ((torch.float32, 1), (torch.float32, 2), (torch.float64, 1)):
