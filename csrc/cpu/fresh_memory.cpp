@@ -83,7 +83,7 @@ class KeptBlocks {
   }
 
  private:
-  size_t limit_ = size_t{256} << 20, kept_bytes_ = 0;
+  size_t limit_ = size_t{1024} << 20, kept_bytes_ = 0;
   std::mutex mutex_;
   std::vector<Block> kept_;  // oldest first
 };

@@ -16,7 +16,7 @@ using torch::headeronly::IntHeaderOnlyArrayRef;
 void advise_huge_pages(void* data, size_t bytes);
 
 // An uninitialised output on the CPU, contiguous or (rank 4) channels_last. From kLargeBytes on it is a block of
-// fresh_memory.cpp, which keeps freed blocks up to CVOPS_CPU_CACHE_MB megabytes (256 if unset, 0 keeps none).
+// fresh_memory.cpp, which keeps freed blocks up to CVOPS_CPU_CACHE_MB megabytes (1024 if unset, 0 keeps none).
 constexpr int64_t kLargeBytes = 8 << 20;
 Tensor new_output(const Tensor& like, IntHeaderOnlyArrayRef sizes, ScalarType type, bool channels_last = false);
 inline Tensor new_output(const Tensor& like, IntHeaderOnlyArrayRef sizes) {
