@@ -196,8 +196,8 @@ def plot(results: Path) -> Path:
 
 def main(documents: list[str]) -> None:
     parts = {"full": "", "short": ""}
-    for file in sorted(RESULTS.glob("*.json")):
-        facts, rows = load(file)
+    results = {file: load(file) for file in sorted(RESULTS.glob("*.json"))}
+    for file, (facts, rows) in sorted(results.items(), key=lambda one: one[1][0]["date"], reverse=True):
         head = ", ".join(f"{key} {value}" for key, value in facts.items())
         parts["full"] += f"\n### {head}\n\n{markdown(rows)}\n\n![ratios](../bench/results/{file.stem}.png)\n"
         parts["short"] += f"\n{head}:\n\n{markdown_short(rows)}\n"
