@@ -85,7 +85,7 @@ def zoo_contest(name: str, batch: int, form: str, training: bool, fused: bool, d
         m.to(device, torch.float32, memory_format=FORMATS[form]).train(training) for m in pair(name, publisher)
     )
     if not training:
-        # Rounding grows from layer to layer of a random network, in some of them ten thousand times. What has to agree
+        # Rounding grows from layer to layer of a random network, in some of them thousands of times. What has to agree
         # closely are answers in float64; in float32 ours may be off by what rounding every layer can do, told by what
         # rounding the images does.
         ours, theirs = ours.double(), theirs.double()
