@@ -89,9 +89,15 @@ def test_detections_and_losses_equal_effdet_s(pair: tuple[nn.Module, Detector]) 
     torch.testing.assert_close(losses["boxes"].float(), 50 * wanted["box_loss"], rtol=1e-5, atol=0)
     for found, theirs in zip(results, wanted["detections"], strict=True):
         assert len(found["boxes"]) == len(theirs) == 100
-        assert (found["labels"] + 1).tolist() == theirs[:, 5].tolist()
-        torch.testing.assert_close(found["scores"].float(), theirs[:, 4], rtol=0, atol=1e-6)
-        torch.testing.assert_close(found["boxes"].float(), theirs[:, :4], rtol=0, atol=1e-3)
+        scores = theirs[:, 4]
+        torch.testing.assert_close(found["scores"].float(), scores, rtol=0, atol=1e-6)
+        # The peer's last sort is of float32 scores and unstable: which of two equal ones comes first, or is the last of
+        # the hundred, differs by processor.
+        _, group, count = scores.unique(return_inverse=True, return_counts=True)
+        ranked = (count[group] == 1) & (scores > scores[-1])
+        assert ranked.sum() >= 90
+        assert (found["labels"] + 1)[ranked].tolist() == theirs[ranked, 5].tolist()
+        torch.testing.assert_close(found["boxes"][ranked].float(), theirs[ranked, :4], rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["efficientdet_d1", "tf_efficientdet_d7x"])
