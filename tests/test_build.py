@@ -239,6 +239,22 @@ print(grown, left)
             assert grown > 100
             assert left <= most, f"{left} MB are left of {grown}"
 
+    def test_the_system_may_take_all_but_the_last(self):
+        """Marking costs as much as writing a part of the block, which the next call would pay for."""
+        lazy = """
+def lazily_freed():
+    return int(next(l for l in open("/proc/self/smaps_rollup") if l.startswith("LazyFree")).split()[1]) // 1024
+for _ in range(3):
+    call()
+print(lazily_freed())
+outs = [call() for _ in range(16)]
+del outs
+print(lazily_freed())
+"""
+        hot, cold = map(int, run(BLOCKS + lazy).split())
+        assert hot == 0
+        assert cold == 16 * 16 - 128
+
     def test_threads_and_forks_share_them(self):
         run(
             BLOCKS

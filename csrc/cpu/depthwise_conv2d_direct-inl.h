@@ -76,76 +76,56 @@ inline bool read_whole(
   return column + low * job.source_w >= 0 && column + high * job.source_w + span <= job.source_size;
 }
 
-// over_rows of the `lanes` source columns from `at` (half of them, of two planes), of which `count` are wanted.
-template <int lanes, bool two, int R, int KH, typename Add>
-__attribute__((always_inline)) inline void over_vectors(
-    const DirectJob& job, const float* plane, int64_t first, int64_t at, int64_t count, const Add& add) {
-  const int64_t width = job.source_w;
-  const float* from = plane + first * width + at;
-  if constexpr (two) {
-    const LaneMask<kHalf> mask = lanes_between<kHalf>(-at, smaller(width - at, count));
-    const auto row = CVOPS_INLINED(auto q) {
-      return load_both<lanes>(from + q * width, job.second.source, mask);
-    };
-    over_rows<R, KH, 1>(first, job.source_h, row, add);
-  } else {
-    if constexpr (!kManyRegisters) {
-      const auto row = CVOPS_INLINED(auto q) {
-        return load<float, lanes>(from + q * width);
-      };
-      if (at >= 0 && at + lanes <= width && count >= lanes) return over_rows<R, KH, 1>(first, job.source_h, row, add);
-    }
-    const LaneMask<lanes> mask = lanes_between<lanes>(-at, smaller(width - at, count));
-    if (read_whole(job, plane, first, R - 1 + KH, at, lanes)) {
-      const auto row = CVOPS_INLINED(auto q) {
-        return keep_lanes<lanes>(load<float, lanes>(from + q * width), mask);
-      };
-      return over_rows<R, KH, 1>(first, job.source_h, row, add);
-    }
-    over_rows<R, KH, 1>(
-        first, job.source_h, CVOPS_INLINED(auto q) { return load_masked<lanes>(from + q * width, mask); }, add);
-  }
-}
-
-// The same for stride 2: `lanes` pairs (half of them, of two planes) of an even and an odd column, counted from `at`.
+// `lanes` pairs of an even and an odd column: what stride 2 reads.
 template <int lanes>
 struct Pair {
   Vec<float, lanes> even, odd;
   Pair(Vec<float, lanes> a, Vec<float, lanes> b) : even(even_lanes<lanes>(a, b)), odd(odd_lanes<lanes>(a, b)) {}
 };
-template <int lanes, bool two, int R, int KH, typename Add>
-__attribute__((always_inline)) inline void over_pairs(
+
+// over_rows of the `lanes` source columns (stride 1) or pairs of them (stride 2) from `at`, of which `count` are
+// wanted; of two planes, half as many of each.
+template <int lanes, bool two, int R, int KH, int S, typename Add>
+__attribute__((always_inline)) inline void over_columns(
     const DirectJob& job, const float* plane, int64_t first, int64_t at, int64_t count, const Add& add) {
-  const int64_t width = job.source_w, end = smaller(width - at, 2 * count);
-  const float* from = plane + first * width + at;
-  if constexpr (two) {
-    const LaneMask<lanes> mask = lanes_between<lanes>(-at, end);
+  const int64_t width = job.source_w, end = smaller(width - at, S * count);
+  // Of a row that starts at p, read(p, i) is the i-th of its S vectors.
+  const auto over = CVOPS_INLINED(const auto& read) {
     const auto row = CVOPS_INLINED(auto q) {
-      const float* p = from + q * width;
-      return Pair<lanes>(load_masked<lanes>(p, mask), load_masked<lanes>(p + job.second.source, mask));
+      const float* p = plane + (first + q) * width + at;
+      if constexpr (S == 1)
+        return read(p, 0);
+      else
+        return Pair<lanes>(read(p, 0), read(p, 1));
     };
-    over_rows<R, KH, 2>(first, job.source_h, row, add);
+    over_rows<R, KH, S>(first, job.source_h, row, add);
+  };
+  if constexpr (two) {
+    const auto mask = lanes_between<S * kHalf>(-at, end);
+    over(CVOPS_INLINED(const float* p, int i) {
+      if constexpr (S == 1)
+        return load_both<lanes>(p, job.second.source, mask);
+      else
+        return load_masked<lanes>(p + i * job.second.source, mask);
+    });
   } else {
     if constexpr (!kManyRegisters) {
-      const auto row = CVOPS_INLINED(auto q) {
-        return Pair<lanes>(load<float, lanes>(from + q * width), load<float, lanes>(from + q * width + lanes));
+      const auto whole = CVOPS_INLINED(const float* p, int i) {
+        return load<float, lanes>(p + i * lanes);
       };
-      if (at >= 0 && end >= 2 * lanes) return over_rows<R, KH, 2>(first, job.source_h, row, add);
+      if (at >= 0 && end >= S * lanes) return over(whole);
     }
-    const LaneMask<lanes> low = lanes_between<lanes>(-at, end), high = lanes_between<lanes>(-at - lanes, end - lanes);
-    if (read_whole(job, plane, first, (R - 1) * 2 + KH, at, 2 * lanes)) {
-      const auto row = CVOPS_INLINED(auto q) {
-        const float* p = from + q * width;
-        return Pair<lanes>(
-            keep_lanes<lanes>(load<float, lanes>(p), low), keep_lanes<lanes>(load<float, lanes>(p + lanes), high));
-      };
-      return over_rows<R, KH, 2>(first, job.source_h, row, add);
-    }
-    const auto row = CVOPS_INLINED(auto q) {
-      const float* p = from + q * width;
-      return Pair<lanes>(load_masked<lanes>(p, low), load_masked<lanes>(p + lanes, high));
+    const LaneMask<lanes> mask[] = {lanes_between<lanes>(-at, end), lanes_between<lanes>(-at - lanes, end - lanes)};
+    const auto cleared = CVOPS_INLINED(const float* p, int i) {
+      return keep_lanes<lanes>(load<float, lanes>(p + i * lanes), mask[i]);
     };
-    over_rows<R, KH, 2>(first, job.source_h, row, add);
+    const auto masked = CVOPS_INLINED(const float* p, int i) {
+      return load_masked<lanes>(p + i * lanes, mask[i]);
+    };
+    if (read_whole(job, plane, first, (R - 1) * S + KH, at, S * lanes))
+      over(cleared);
+    else
+      over(masked);
   }
 }
 
@@ -170,7 +150,7 @@ inline void direct_block(
       V scale[KH];
       const float* w = weight + kx * job.weight_column;
       unrolled<KH>(CVOPS_INLINED(auto ky) { scale[ky] = scale_of(w + ky * job.weight_row); });
-      over_vectors<lanes, two, R, KH>(
+      over_columns<lanes, two, R, KH, 1>(
           job, source, first, at + kx, lanes,
           CVOPS_INLINED(auto r, auto ky, V value) { sum[r] = fma_of<float, lanes>(scale[ky], value, sum[r]); });
     }
@@ -184,7 +164,7 @@ inline void direct_block(
           even[ky] = scale_of(w + ky * job.weight_row);
           odd[ky] = scale_of(w + ky * job.weight_row + job.weight_column);
         });
-        over_pairs<lanes, two, R, KH>(
+        over_columns<lanes, two, R, KH, 2>(
             job, source, first, at + kx, lanes, CVOPS_INLINED(auto r, auto ky, const Pair<lanes>& value) {
               sum[r] = fma_of<float, lanes>(even[ky], value.even, sum[r]);
               sum[r] = fma_of<float, lanes>(odd[ky], value.odd, sum[r]);
@@ -193,7 +173,7 @@ inline void direct_block(
         const bool second = kx < 0;
         unrolled<KH>(CVOPS_INLINED(
             auto ky) { even[ky] = scale_of(w + ky * job.weight_row + (second ? job.weight_column : 0)); });
-        over_pairs<lanes, two, R, KH>(
+        over_columns<lanes, two, R, KH, 2>(
             job, source, first, at + kx, lanes, CVOPS_INLINED(auto r, auto ky, const Pair<lanes>& value) {
               sum[r] = fma_of<float, lanes>(even[ky], second ? value.odd : value.even, sum[r]);
             });
@@ -259,7 +239,7 @@ inline void spread_block(const DirectJob& job, const float* source, const float*
       if constexpr (d >= D && d < D + B)
         scale_b[ky] = scale_of(weight_b + ky * job.weight_row + (d - D) * job.weight_column);
     });
-    over_vectors<lanes, two, R, KH>(
+    over_columns<lanes, two, R, KH, 1>(
         job, source, j + job.base_y, x + job.base_x + d, lanes, CVOPS_INLINED(auto r, auto ky, V value) {
           if constexpr (d < A) a[r] = fma_of<float, lanes>(scale_a[ky], value, a[r]);
           if constexpr (d >= D && d < D + B) b[r] = fma_of<float, lanes>(scale_b[ky], value, b[r]);
@@ -316,13 +296,13 @@ __attribute__((always_inline)) inline void direct_grad_block(const DirectJob& jo
   });
   if constexpr (S == 1) {
     unrolled<K>(CVOPS_INLINED(auto k) {
-      over_vectors<lanes, two, R, KH>(
+      over_columns<lanes, two, R, KH, 1>(
           job, source, first, at + k, count,
           CVOPS_INLINED(auto r, auto ky, V value) { sums[k][ky] = fma_of<float, lanes>(g[r], value, sums[k][ky]); });
     });
   } else {
     const bool second = K == 1 && ((job.base_x + kx) & 1);
-    over_pairs<lanes, two, R, KH>(
+    over_columns<lanes, two, R, KH, 2>(
         job, source, first, at - second, count, CVOPS_INLINED(auto r, auto ky, const Pair<lanes>& value) {
           const V one = second ? value.odd : value.even;
           sums[0][ky] = fma_of<float, lanes>(g[r], one, sums[0][ky]);

@@ -11,16 +11,14 @@ void scale_groups(const S* in, const T* factors, int64_t inner, int64_t begin, i
   for (int64_t i = begin; i < end; ++group) {
     const int64_t until = (group + 1) * inner < end ? (group + 1) * inner : end;
     const T factor = factors[group];
-    if (factor == 0) {
-      __builtin_memset(static_cast<void*>(out + i), 0, (until - i) * sizeof(S));
-      i = until;
-      continue;
-    }
-    for (; i + lanes <= until; i += lanes) store_as<T, lanes>(out + i, load_as<T, lanes>(in + i) * factor);
+    const bool dropped = factor == 0;
+    const auto all = splat<T, lanes>(factor);
+    // A dropped group gets its factor, which is 0; memset would be slower on planes of a few kilobytes.
+    for (; i + lanes <= until; i += lanes) store_as<T, lanes>(out + i, dropped ? all : load_as<T, lanes>(in + i) * all);
     if (i == until) continue;
     S rest[lanes] = {};
     for (int k = 0; k < until - i; ++k) rest[k] = in[i + k];
-    store_as<T, lanes>(static_cast<S*>(rest), load_as<T, lanes>(static_cast<const S*>(rest)) * factor);
+    store_as<T, lanes>(static_cast<S*>(rest), dropped ? all : load_as<T, lanes>(static_cast<const S*>(rest)) * all);
     for (int k = 0; k < until - i; ++k) out[i + k] = rest[k];
     i = until;
   }

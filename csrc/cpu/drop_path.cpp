@@ -11,7 +11,7 @@
 namespace cvops {
 namespace {
 
-constexpr int64_t kElementsPerTask = 1 << 15;
+constexpr int64_t kElementsPerTask = 1 << 15, kGroupsPerTask = 1 << 11;
 
 Tensor drop_path_cpu(const Tensor& input_in, const Tensor& seed_in, int64_t leading, double p, double scale) {
   const int64_t groups = check_drop_path(input_in, seed_in, leading, p, scale);
@@ -26,7 +26,9 @@ Tensor drop_path_cpu(const Tensor& input_in, const Tensor& seed_in, int64_t lead
     using T = compute_t<scalar_t>;
     Tensor factor_tensor = torch::stable::new_empty(input, {groups}, compute_type(input.scalar_type()));
     T* factors = factor_tensor.mutable_data_ptr<T>();
-    for (int64_t i = 0; i < groups; ++i) factors[i] = group_is_dropped(seed, i, chance) ? T(0) : T(scale);
+    torch::stable::parallel_for(0, groups, kGroupsPerTask, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) factors[i] = group_is_dropped(seed, i, chance) ? T(0) : T(scale);
+    });
     const scalar_t* from = input.const_data_ptr<scalar_t>();
     scalar_t* to = out.mutable_data_ptr<scalar_t>();
     if (leading == 2 && is_channels_last(input)) {

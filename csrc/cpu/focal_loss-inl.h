@@ -100,51 +100,68 @@ void heatmap_rows(const T* heatmap, int64_t n, Power<T> gamma, T* labels, T* wei
       power_kind(gamma.exponent), [&]<int kind>() { heatmap_rows_of<kind>(heatmap, n, gamma, labels, weights); });
 }
 
-// Parts of n rows of `classes` contiguous logits, the row of target[i] being x + i * classes.
 template <typename T>
-void softmax_parts_rows(
-    const T* x, const int64_t* target, int64_t n, int64_t classes, T* maxima, T* above, T* own, T* others) {
-  constexpr int64_t lanes = 16;
-  for (int64_t i = 0; i < n; ++i) {
-    const T* __restrict row = x + i * classes;
-    const int64_t whole = classes / lanes * lanes;
-    T best[lanes], sum[lanes] = {};
-    for (int64_t l = 0; l < lanes; ++l) best[l] = row[l < classes ? l : 0];
-    for (int64_t j = 0; j < whole; j += lanes) {
-      for (int64_t l = 0; l < lanes; ++l) best[l] = row[j + l] > best[l] ? row[j + l] : best[l];
-    }
-    for (int64_t j = whole; j < classes; ++j) best[j - whole] = row[j] > best[j - whole] ? row[j] : best[j - whole];
-    T max = best[0];
-    for (int64_t l = 1; l < lanes; ++l) max = best[l] > max ? best[l] : max;
-    const int64_t t = target[i];
-    for (int64_t j = 0; j < whole; j += lanes) {
-      const int32_t at = static_cast<int32_t>(t - j < 0 || t - j >= lanes ? -1 : t - j);
-      for (int32_t l = 0; l < lanes; ++l) {
-        const T e = exp_lane<true>(row[j + l] - max);
-        sum[l] += l == at ? T(0) : e;
-      }
-    }
-    if (whole < classes) {
-      T rest[lanes];
-      const int64_t count = classes - whole;
-      for (int64_t l = 0; l < lanes; ++l) rest[l] = row[whole + (l < count ? l : 0)] - max;
-      for (int64_t l = 0; l < lanes; ++l) rest[l] = exp_lane<true>(rest[l]);
-      for (int64_t l = 0; l < lanes; ++l) sum[l] += l >= count || whole + l == t ? T(0) : rest[l];
-    }
-    T total = sum[0];
-    for (int64_t l = 1; l < lanes; ++l) total += sum[l];
-    const bool known = t >= 0 && t < classes;
-    maxima[i] = max;
-    above[i] = known ? max - row[t] : T(0);
-    own[i] = known ? exp_lane<true>(row[t] - max) : T(0);
-    others[i] = total;
+T max_of_row(const T* row, int64_t n) {
+  constexpr int lanes = full_lanes<T>;
+  const auto greater = [](auto a, auto b) { return b > a ? b : a; };
+  if (n < lanes) {
+    T max = row[0];
+    for (int64_t j = 1; j < n; ++j) max = greater(max, row[j]);
+    return max;
   }
+  auto max = load<T, lanes>(row);
+  for (int64_t j = lanes; j < n; j += lanes) {
+    max = greater(max, load<T, lanes>(row + (j + lanes <= n ? j : n - lanes)));
+  }
+  return folded<T, lanes>(max, greater);
 }
 
-// The same where class c of position i is x[c * stride + i]; max is an output too.
+// In 16 lanes, whose sums are added in pairs.
 template <typename T>
-void softmax_parts_columns(const T* x, int64_t stride, const int64_t* target, int64_t n, int64_t classes,
-    T* __restrict max, T* __restrict above, T* __restrict own, T* __restrict others) {
+T sum_of_row(const T* row, int64_t n) {
+  constexpr int lanes = full_lanes<T>, all = 16, parts = all / lanes;
+  Vec<T, lanes> sums[parts] = {};
+  for (int64_t j = 0; j < n; j += all) {
+    unrolled<parts>(CVOPS_INLINED(auto k) {
+      const int64_t at = j + k * lanes;
+      if (at < n) sums[k] += load_first<T, lanes>(row + at, n - at);
+    });
+  }
+  for (int half = parts / 2; half > 0; half /= 2) {
+    for (int k = 0; k < half; ++k) sums[k] += sums[k + half];
+  }
+  return folded<T, lanes>(sums[0], [](auto a, auto b) { return a + b; });
+}
+
+// Parts of n rows of `classes` contiguous logits, the row of target[i] being x + i * classes. `exps` gets exp(x - max),
+// 0 for the target. Steps go over all rows, so that those of one row need not wait for one another.
+template <typename T>
+void softmax_parts_rows(const T* __restrict x, const int64_t* target, int64_t n, int64_t classes, T* __restrict exps,
+    T* __restrict above, T* __restrict own, T* __restrict others) {
+  for (int64_t i = 0; i < n; ++i) {
+    const T *row = x + i * classes, max = max_of_row(row, classes);
+    T* to = exps + i * classes;
+    for (int64_t j = 0; j < classes; ++j) to[j] = row[j] - max;
+  }
+  for (int64_t i = 0; i < n; ++i) {
+    const bool known = target[i] >= 0 && target[i] < classes;
+    above[i] = known ? -exps[i * classes + target[i]] : T(0);
+  }
+  for (int64_t i = 0; i < n * classes; ++i) exps[i] = exp_lane<true>(exps[i]);
+  for (int64_t i = 0; i < n; ++i) {
+    T* row = exps + i * classes;
+    const bool known = target[i] >= 0 && target[i] < classes;
+    own[i] = known ? row[target[i]] : T(0);
+    if (known) row[target[i]] = T(0);
+  }
+  for (int64_t i = 0; i < n; ++i) others[i] = sum_of_row(exps + i * classes, classes);
+}
+
+// The same where class c of position i is x[c * stride + i], and its exponential exps[c * exps_stride + i].
+template <typename T>
+void softmax_parts_columns(const T* x, int64_t stride, const int64_t* target, int64_t n, int64_t classes, T* exps,
+    int64_t exps_stride, T* __restrict above, T* __restrict own, T* __restrict others) {
+  T max[kPositions];
   for (int64_t i = 0; i < n; ++i) max[i] = x[i], above[i] = T(0), own[i] = T(0), others[i] = T(0);
   for (int64_t c = 1; c < classes; ++c) {
     const T* __restrict row = x + c * stride;
@@ -152,10 +169,13 @@ void softmax_parts_columns(const T* x, int64_t stride, const int64_t* target, in
   }
   for (int64_t c = 0; c < classes; ++c) {
     const T* __restrict row = x + c * stride;
+    T* __restrict to = exps + c * exps_stride;
     for (int64_t i = 0; i < n; ++i) {
       const T below = row[i] - max[i], e = exp_lane<true>(below), kept_above = above[i], kept_own = own[i];
       const bool is_target = target[i] == c;
-      others[i] += is_target ? T(0) : e;
+      const T other = is_target ? T(0) : e;
+      to[i] = other;
+      others[i] += other;
       own[i] = is_target ? e : kept_own;
       above[i] = is_target ? -below : kept_above;
     }
@@ -172,8 +192,8 @@ void softmax_focal_finish(int kind, const T* __restrict above, const T* __restri
   });
 }
 
-// alpha becomes the slope over the sum of exponentials: grad_j = that times exp(x_j - max), and for the target that
-// times -others.
+// alpha becomes the slope over the sum of exponentials: the gradient of a logit is that times exp(x - max), and for the
+// target that times -others.
 template <typename T>
 void softmax_focal_slopes(int kind, const T* __restrict above, const T* __restrict own, const T* __restrict others,
     T* __restrict alpha, int64_t n, Power<T> gamma) {
@@ -185,28 +205,23 @@ void softmax_focal_slopes(int kind, const T* __restrict above, const T* __restri
   });
 }
 
+// From exp(x - max) to gradients, in place.
 template <typename T>
-void softmax_focal_grad_rows(const T* x, const int64_t* target, const T* maxima, const T* others, const T* slope,
-    int64_t n, int64_t classes, T* out) {
+void softmax_focal_grad_rows(
+    const int64_t* target, const T* others, const T* slope, int64_t n, int64_t classes, T* values) {
   for (int64_t i = 0; i < n; ++i) {
-    const T* __restrict row = x + i * classes;
-    T* __restrict to = out + i * classes;
-    const int64_t t = target[i];
-    const T max = maxima[i], scale = slope[i];
-    for (int64_t j = 0; j < classes; ++j) to[j] = scale * exp_lane<true>(row[j] - max);
-    if (t >= 0 && t < classes) to[t] = -scale * others[i];
+    T* row = values + i * classes;
+    const T scale = slope[i];
+    for (int64_t j = 0; j < classes; ++j) row[j] *= scale;
+    if (target[i] >= 0 && target[i] < classes) row[target[i]] = -scale * others[i];
   }
 }
 
 template <typename T>
-void softmax_focal_grad_columns(const T* x, int64_t stride, const int64_t* target, const T* __restrict max,
-    const T* __restrict others, const T* __restrict slope, int64_t n, int64_t classes, T* out, int64_t out_stride) {
+void softmax_focal_grad_columns(const int64_t* target, const T* __restrict others, const T* __restrict slope, int64_t n,
+    int64_t classes, T* values, int64_t stride) {
   for (int64_t c = 0; c < classes; ++c) {
-    const T* __restrict row = x + c * stride;
-    T* __restrict to = out + c * out_stride;
-    for (int64_t i = 0; i < n; ++i) {
-      const T rising = slope[i] * exp_lane<true>(row[i] - max[i]), falling = -slope[i] * others[i];
-      to[i] = target[i] == c ? falling : rising;
-    }
+    T* __restrict row = values + c * stride;
+    for (int64_t i = 0; i < n; ++i) row[i] = slope[i] * (target[i] == c ? -others[i] : row[i]);
   }
 }

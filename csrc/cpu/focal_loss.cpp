@@ -10,6 +10,10 @@
 #include "cpu/fresh_memory.h"
 #include "cpu/vec.h"
 
+namespace cvops {
+constexpr int64_t kPositions = 64;  // of softmax_focal_loss, per tile at most
+}
+
 #define CVOPS_BODY "cpu/focal_loss-inl.h"
 #include "cpu/foreach_isa.h"
 
@@ -18,8 +22,7 @@ namespace {
 
 constexpr int64_t kTile = 1024;
 constexpr int64_t kTilesPerTask = 8;
-constexpr int64_t kPositions = 64;  // of softmax_focal_loss, per tile
-constexpr int64_t kPositionsPerTask = 512;
+constexpr int64_t kPositionsPerTask = 512, kLogits = 8192;  // of softmax_focal_loss; the second: of a tile of rows
 
 // For each tile, body(first, count, tile number); threads take tiles in runs.
 template <typename F>
@@ -336,14 +339,14 @@ class SoftmaxTiles {
  public:
   using T = compute_t<S>;
   struct Buffers {
-    T max[kPositions], above[kPositions], own[kPositions], others[kPositions], alpha[kPositions], loss[kPositions];
-    std::vector<T> x, out;
+    T above[kPositions], own[kPositions], others[kPositions], alpha[kPositions], loss[kPositions];
+    std::vector<T> x, exps;
   };
   struct Tile {
     int64_t image, first, count;  // positions [first, first + count) of the image; with rows, image 0 has them all
     const int64_t* target;
-    const T* x;
-    int64_t stride;  // from class to class; 1 for rows
+    T* exps;         // of all logits, if their gradients are wanted
+    int64_t stride;  // from class to class of exps; 1 for rows
   };
 
   SoftmaxTiles(const Tensor& inputs, const Tensor& targets, const SoftmaxFocalSizes& s,
@@ -356,39 +359,51 @@ class SoftmaxTiles {
         class_alpha_(class_alpha ? class_alpha->const_data_ptr<T>() : nullptr),
         alpha_(T(alpha)),
         ignore_index_(ignore_index),
-        tiles_per_image_((inner_ + kPositions - 1) / kPositions),
+        positions_(rows_ ? std::clamp<int64_t>(kLogits / std::max<int64_t>(s.classes, 1), 1, kPositions) : kPositions),
+        tiles_per_image_((inner_ + positions_ - 1) / positions_),
         tiles_((rows_ ? 1 : s.batch) * tiles_per_image_) {}
 
   int64_t count() const { return tiles_; }
+  int64_t tiles_per_task() const { return kPositionsPerTask / positions_; }
 
-  // Fills the parts of every position of the tile, and its alpha: 0 for an ignored one.
-  Tile at(int64_t number, Buffers& b) {
+  // Fills the parts of every position of the tile, and its alpha. With `gradients`, exponentials lie where those will.
+  Tile at(int64_t number, Buffers& b, S* gradients = nullptr) {
     Tile tile;
     tile.image = number / tiles_per_image_;
-    tile.first = number % tiles_per_image_ * kPositions;
-    tile.count = std::min(kPositions, inner_ - tile.first);
+    tile.first = number % tiles_per_image_ * positions_;
+    tile.count = std::min(positions_, inner_ - tile.first);
     tile.target = targets_ + tile.image * inner_ + tile.first;
-    const S* x = x_ + offset(tile);
-    tile.stride = rows_ ? 1 : inner_;
-    if constexpr (std::is_same_v<S, T>) {
-      tile.x = x;
+    if (std::is_same_v<S, T> && gradients) {
+      tile.exps = reinterpret_cast<T*>(gradients + offset(tile));
+      tile.stride = inner_;
     } else {
-      b.x.resize(kPositions * classes_);
+      const bool one_class = !rows_ && !gradients;  // each class overwrites the one before
+      b.exps.resize(positions_ * (one_class ? 1 : classes_));
+      tile.exps = b.exps.data();
+      tile.stride = one_class ? 0 : positions_;
+    }
+    const S* from = x_ + offset(tile);
+    const T* x;
+    int64_t stride = inner_;
+    if constexpr (std::is_same_v<S, T>) {
+      x = from;
+    } else {
+      b.x.resize(positions_ * classes_);
       if (rows_) {
-        CVOPS_CALL_ISA(focal_load, x, tile.count * classes_, b.x.data());
+        CVOPS_CALL_ISA(focal_load, from, tile.count * classes_, b.x.data());
       } else {
         for (int64_t c = 0; c < classes_; ++c) {
-          CVOPS_CALL_ISA(focal_load, x + c * inner_, tile.count, b.x.data() + c * kPositions);
+          CVOPS_CALL_ISA(focal_load, from + c * inner_, tile.count, b.x.data() + c * positions_);
         }
-        tile.stride = kPositions;
+        stride = positions_;
       }
-      tile.x = b.x.data();
+      x = b.x.data();
     }
     if (rows_) {
-      CVOPS_CALL_ISA(softmax_parts_rows, tile.x, tile.target, tile.count, classes_, b.max, b.above, b.own, b.others);
+      CVOPS_CALL_ISA(softmax_parts_rows, x, tile.target, tile.count, classes_, tile.exps, b.above, b.own, b.others);
     } else {
-      CVOPS_CALL_ISA(softmax_parts_columns, tile.x, tile.stride, tile.target, tile.count, classes_, b.max, b.above,
-          b.own, b.others);
+      CVOPS_CALL_ISA(softmax_parts_columns, x, stride, tile.target, tile.count, classes_, tile.exps, tile.stride,
+          b.above, b.own, b.others);
     }
     for (int64_t i = 0; i < tile.count; ++i) {
       const int64_t t = tile.target[i];
@@ -406,34 +421,26 @@ class SoftmaxTiles {
 
   int64_t position(const Tile& tile) const { return tile.image * inner_ + tile.first; }
 
-  // Gradients of a tile from the slopes in b.alpha.
-  void store(const Tile& tile, Buffers& b, S* gradients) const {
-    S* to = gradients + offset(tile);
-    T* out = nullptr;
-    int64_t stride = inner_;
-    if constexpr (std::is_same_v<S, T>) {
-      out = to;
-    } else {
-      b.out.resize(kPositions * classes_);
-      out = b.out.data();
-      stride = kPositions;
-    }
+  // Gradients of a tile from its exponentials and the slopes in b.alpha.
+  void store(const Tile& tile, const Buffers& b, S* gradients) const {
+    T* values = tile.exps;
     if (rows_) {
-      CVOPS_CALL_ISA(softmax_focal_grad_rows, tile.x, tile.target, b.max, b.others, b.alpha, tile.count, classes_, out);
+      CVOPS_CALL_ISA(softmax_focal_grad_rows, tile.target, b.others, b.alpha, tile.count, classes_, values);
     } else {
-      CVOPS_CALL_ISA(softmax_focal_grad_columns, tile.x, tile.stride, tile.target, b.max, b.others, b.alpha, tile.count,
-          classes_, out, stride);
+      CVOPS_CALL_ISA(
+          softmax_focal_grad_columns, tile.target, b.others, b.alpha, tile.count, classes_, values, tile.stride);
     }
     for (int64_t i = 0; i < tile.count; ++i) {
       if (tile.target[i] != ignore_index_) continue;
-      for (int64_t c = 0; c < classes_; ++c) out[rows_ ? i * classes_ + c : c * stride + i] = T(0);
+      for (int64_t c = 0; c < classes_; ++c) values[rows_ ? i * classes_ + c : c * tile.stride + i] = T(0);
     }
     if constexpr (!std::is_same_v<S, T>) {
+      S* to = gradients + offset(tile);
       if (rows_) {
-        CVOPS_CALL_ISA(focal_store, out, tile.count * classes_, to);
+        CVOPS_CALL_ISA(focal_store, values, tile.count * classes_, to);
       } else {
         for (int64_t c = 0; c < classes_; ++c) {
-          CVOPS_CALL_ISA(focal_store, out + c * stride, tile.count, to + c * inner_);
+          CVOPS_CALL_ISA(focal_store, values + c * tile.stride, tile.count, to + c * inner_);
         }
       }
     }
@@ -455,14 +462,14 @@ class SoftmaxTiles {
   int64_t classes_, inner_;
   const T* class_alpha_;
   T alpha_;
-  int64_t ignore_index_, tiles_per_image_, tiles_;
+  int64_t ignore_index_, positions_, tiles_per_image_, tiles_;
   std::atomic<bool> out_of_range_ = false;
 };
 
 // parallel_for over tiles with one set of buffers per task.
 template <typename S, typename F>
 void for_softmax_tiles(const SoftmaxTiles<S>& tiles, const F& body) {
-  torch::stable::parallel_for(0, tiles.count(), kPositionsPerTask / kPositions, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, tiles.count(), tiles.tiles_per_task(), [&](int64_t begin, int64_t end) {
     typename SoftmaxTiles<S>::Buffers buffers;
     for (int64_t i = begin; i < end; ++i) body(i, buffers);
   });
@@ -520,7 +527,7 @@ Tensor softmax_focal_loss_backward_cpu(const Tensor& grad_in, const Tensor& inpu
     const int kind = power_kind(gamma);
     const Power<T> power = power_from<T>(gamma);
     for_softmax_tiles(tiles, [&](int64_t number, auto& b) {
-      const auto tile = tiles.at(number, b);
+      const auto tile = tiles.at(number, b, gradients);
       CVOPS_CALL_ISA(softmax_focal_slopes, kind, b.above, b.own, b.others, b.alpha, tile.count, power);
       grad.fill(tiles.position(tile), tile.count, b.loss);
       CVOPS_CALL_ISA(focal_multiply, b.alpha, b.loss, tile.count);

@@ -1,6 +1,7 @@
 // The kept blocks behind new_output. Blocks are mapped from the system, aligned to 2 MB; a freed one is kept if it fits
-// the limit, the oldest leaving first. Kept blocks are marked MADV_FREE: the system takes their pages without asking
-// when it is short of memory, so they are no burden to others.
+// the limit, the oldest leaving first. All but the last few are marked MADV_FREE: the system takes their pages without
+// asking when it is short of memory, so they are no burden to others. Marking 25 MB takes as long as writing 10 MB, so
+// the block that the next call takes again should not be.
 #include "cpu/fresh_memory.h"
 
 #include <algorithm>
@@ -21,9 +22,12 @@ namespace {
 
 constexpr size_t kPage = size_t{2} << 20;
 
+constexpr size_t kUnmarkedBytes = size_t{128} << 20;  // about what the C library keeps for itself
+
 struct Block {
   void* data;
   size_t bytes;
+  bool marked = false;
 };
 
 void unmap(const Block& block) {
@@ -70,10 +74,8 @@ class KeptBlocks {
 
   void give(const Block& block) {
     if (std::unique_lock lock(mutex_, std::try_to_lock); lock && block.bytes <= limit_) {
-#if defined(MADV_FREE)
-      (void)madvise(block.data, block.bytes, MADV_FREE);
-#endif
       kept_.push_back(block), kept_bytes_ += block.bytes;
+      mark_old_ones();
       for (; kept_bytes_ > limit_; kept_.erase(kept_.begin())) {
         unmap(kept_.front()), kept_bytes_ -= kept_.front().bytes;
       }
@@ -83,6 +85,16 @@ class KeptBlocks {
   }
 
  private:
+  void mark_old_ones() {
+#if defined(MADV_FREE)
+    size_t newer = 0;
+    for (auto it = kept_.rbegin(); it != kept_.rend() && !it->marked; ++it) {
+      newer += it->bytes;
+      if (newer > kUnmarkedBytes) it->marked = madvise(it->data, it->bytes, MADV_FREE) == 0;
+    }
+#endif
+  }
+
   size_t limit_ = size_t{1024} << 20, kept_bytes_ = 0;
   std::mutex mutex_;
   std::vector<Block> kept_;  // oldest first

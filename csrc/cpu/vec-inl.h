@@ -340,6 +340,22 @@ inline T sum_lanes(Vec<T, lanes> v) {
   return sum;
 }
 
+// join(first half, second half), of that the same, down to one number. `join` takes vectors of any size, and numbers.
+template <typename T, int lanes, int first, int... i>
+inline Vec<T, sizeof...(i)> lanes_from(Vec<T, lanes> v, std::integer_sequence<int, i...>) {
+  return __builtin_shufflevector(v, v, (first + i)...);
+}
+template <typename T, int lanes, typename Join>
+inline T folded(Vec<T, lanes> v, const Join& join) {
+  if constexpr (lanes == 2) {
+    return join(v[0], v[1]);
+  } else {
+    constexpr int half = lanes / 2;
+    constexpr std::make_integer_sequence<int, half> all{};
+    return folded<T, half>(join(lanes_from<T, lanes, 0>(v, all), lanes_from<T, lanes, half>(v, all)), join);
+  }
+}
+
 // exp: x = n ln 2 + r, |r| <= ln(2) / 2, Taylor in r; within about two units in the last place. Above 88.3 (709.3 for
 // double) it is infinite, below minus that it stays at its value there.
 template <typename T, int lanes>
