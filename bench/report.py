@@ -24,6 +24,10 @@ def ms(value: float) -> str:
     return f"{value:.3g}" if value < 100 else f"{value:.0f}"
 
 
+def times(ratio: float) -> str:
+    return f"{ratio:.{1 if ratio >= 10 else 2}f}x"
+
+
 def geometric_means(rows: list[common.Row]) -> list[tuple[common.Group, str, float, float]]:
     """(group, device, geometric mean of the ratios to the first peer, worst ratio) for every group."""
     ratios: dict[tuple[str, float, float | None, str], list[float]] = {}
@@ -55,8 +59,8 @@ def cells(row: common.Row) -> list[str]:
         row.name + (" (GPU)" if row.device == "cuda" else ""),
         f"{ms(row.cvops_ms)} [{ms(low)}..{ms(high)}]" + (" ?" if row.disturbed else ""),
         "; ".join(f"{name} {ms(value)}" for name, value in row.peers_ms.items()) or "-",
-        "; ".join(f"{value:.2f}x" for value in row.ratios.values()) or "-",
-        "; ".join(f"{value:.2f}x" for value in row.best_ratios.values()) or "-",
+        "; ".join(map(times, row.ratios.values())) or "-",
+        "; ".join(map(times, row.best_ratios.values())) or "-",
         target_of(row),
         ms(row.floor_ms),
         f"{row.cvops_ms / row.floor_ms:.1f}" if row.floor_ms else "-",
@@ -68,10 +72,10 @@ HEADER = ["op", "case", "cvops ms [quartiles]", "peer ms", "ratio", "of best rou
 
 def group_lines(rows: list[common.Row]) -> list[str]:
     return [
-        f"{group.name}: geometric mean {mean:.2f}x (target {group.target:g}x), worst {worst:.2f}x"
+        f"{group.name}: geometric mean {times(mean)} (target {group.target:g}x), worst {times(worst)}"
         + (f" (target {group.worst:g}x)" if group.worst else "")
         if device == "cpu"
-        else f"{group.name} (GPU): geometric mean {mean:.2f}x, worst {worst:.2f}x"
+        else f"{group.name} (GPU): geometric mean {times(mean)}, worst {times(worst)}"
         for group, device, mean, worst in geometric_means(rows)
     ]
 
@@ -98,11 +102,10 @@ def markdown_short(rows: list[common.Row]) -> str:
         if row.target and row.ratios:
             peer, ratio = next(iter(row.ratios.items()))
             where = " (GPU)" if row.device == "cuda" else ""
-            digits = 1 if ratio >= 2 else 2
-            lines.append(f"| {row.op} {row.name}{where} | {peer} | {ratio:.{digits}f}x | {target_of(row)} |")
+            lines.append(f"| {row.op} {row.name}{where} | {peer} | {times(ratio)} | {target_of(row)} |")
     for group, device, mean, worst in geometric_means(rows):
         peers = ", ".join(sorted({next(iter(row.ratios)) for row in members_of(rows, group, device)}))
-        measured = f"{mean:.2f}x mean, {worst:.2f}x worst"
+        measured = f"{times(mean)} mean, {times(worst)} worst"
         where, target = (" (GPU)", "-") if device == "cuda" else ("", f"{group.target:g}x mean")
         lines.append(f"| {group.name}{where} | {peers} | {measured} | {target} |")
     return "\n".join(lines)
@@ -174,7 +177,7 @@ def plot(results: Path) -> Path:
         axes.barh(place, ratio - 1, left=1, color=plt.get_cmap("tab10")(ops.index(op) % 10), height=0.72)
         if len(ratios) > 1:
             axes.plot([min(ratios), max(ratios)], [place] * 2, color="black", linewidth=0.9, marker="|")
-        axes.text(max(*ratios, ratio, target or 1, 1) * 1.06, place, f"{ratio:.1f}x", va="center", fontsize=8)
+        axes.text(max(*ratios, ratio, target or 1, 1) * 1.06, place, times(ratio), va="center", fontsize=8)
         if target:
             axes.plot([target] * 2, [place - 0.42, place + 0.42], color="black", linewidth=2.2)
     every = [r for *_, ratios in shown for r in ratios] or [1.0]

@@ -89,10 +89,11 @@ template <int lanes, bool two, int R, int KH, int S, typename Add>
 __attribute__((always_inline)) inline void over_columns(
     const DirectJob& job, const float* plane, int64_t first, int64_t at, int64_t count, const Add& add) {
   const int64_t width = job.source_w, end = smaller(width - at, S * count);
+  const float* from = plane + first * width + at;
   // Of a row that starts at p, read(p, i) is the i-th of its S vectors.
   const auto over = CVOPS_INLINED(const auto& read) {
     const auto row = CVOPS_INLINED(auto q) {
-      const float* p = plane + (first + q) * width + at;
+      const float* p = from + q * width;
       if constexpr (S == 1)
         return read(p, 0);
       else
