@@ -1,7 +1,7 @@
 // The kept blocks behind new_output. Blocks are mapped from the system, aligned to 2 MB; a freed one is kept if it fits
 // the limit, the oldest leaving first. All but the last few are marked MADV_FREE: the system takes their pages without
-// asking when it is short of memory, so they are no burden to others. Marking 25 MB takes as long as writing 10 MB, so
-// the block that the next call takes again should not be.
+// asking when it is short of memory, so they are no burden to others. Marking is not free (drop_path into 19 MB took
+// 0.54 ms with and 0.40 ms without it), so a block that the next call takes again should be spared.
 #include "cpu/fresh_memory.h"
 
 #include <algorithm>
@@ -21,7 +21,6 @@ namespace cvops {
 namespace {
 
 constexpr size_t kPage = size_t{2} << 20;
-
 constexpr size_t kUnmarkedBytes = size_t{128} << 20;  // about what the C library keeps for itself
 
 struct Block {
