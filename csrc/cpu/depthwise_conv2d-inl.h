@@ -234,6 +234,73 @@ void interleave_row(const T* from, int64_t pitch, int64_t phases, int64_t width,
 
 #include "cpu/depthwise_conv2d_direct-inl.h"
 
+// Where the source column of each tap of target column 0 lies in a scratch row.
+inline void find_tap_columns(const AxisPhase& columns, int64_t stride, const StripLayout& at, int64_t* found) {
+  for (int64_t k = 0; k < columns.taps; ++k) {
+    const int64_t x = columns.base + at.left + k * columns.tap_step;
+    found[k] = x % stride * at.phase_pitch + x / stride;
+  }
+}
+
+struct RowRange {
+  int64_t first, last;  // without the last
+};
+
+// Which rows of a phase lie among `rows` of the target.
+inline RowRange rows_of_phase(const AxisPhase& phase, RowRange rows) {
+  return {ceil_div(rows.first - phase.first, phase.step), ceil_div(rows.last - phase.first, phase.step)};
+}
+
+// The rows of the source that `rows` of the target read, some of them outside of it.
+template <typename T>
+RowRange source_rows(const Correlation<T>& job, RowRange rows) {
+  RowRange read{INT64_MAX, INT64_MIN};
+  for (int64_t p = 0; p < job.row_phases; ++p) {
+    const AxisPhase& phase = job.rows[p];
+    const RowRange own = rows_of_phase(phase, rows);
+    if (own.last <= own.first || phase.taps == 0) continue;
+    read.first = smaller(read.first, own.first * phase.stride + phase.base);
+    const int64_t last_tap = phase.base + (phase.taps - 1) * phase.tap_step;
+    read.last = larger(read.last, (own.last - 1) * phase.stride + last_tap + 1);
+  }
+  return read.first > read.last ? RowRange{0, 0} : read;
+}
+
+// Where a strip of a target plane is computed: in the plane, or in scratch memory, column phases apart.
+template <typename T>
+struct StripTarget {
+  T* data;  // of the first row
+  int64_t row_pitch, phase_pitch;
+};
+
+// All phases of `rows` of one target plane, from a packed strip of the source, whose first row is `source_first`.
+template <typename T>
+void correlate_strip(const Correlation<T>& job, const StripLayout& at, const T* strip, int64_t source_first,
+    const T* weight, T init, bool add, RowRange rows, const StripTarget<T>& target, int64_t* offsets) {
+  for (int64_t p = 0; p < job.row_phases; ++p) {
+    const AxisPhase& phase = job.rows[p];
+    const RowRange own = rows_of_phase(phase, rows);
+    if (own.last <= own.first) continue;
+    for (int64_t q = 0; q < job.column_phases; ++q) {
+      const AxisPhase& columns = job.columns[q];
+      find_tap_columns(columns, job.columns[0].stride, at, offsets);
+      const bool empty = phase.taps == 0 || columns.taps == 0;
+      RowsJob<T> part{};
+      part.source = empty ? strip : strip + (own.first * phase.stride + phase.base - source_first) * at.pitch;
+      part.pitch = at.pitch, part.stride = phase.stride, part.tap_rows = phase.taps > 1 ? phase.tap_step : 1;
+      part.columns = offsets, part.kw = empty ? 0 : columns.taps, part.kh = empty ? 1 : phase.taps;
+      part.weight = weight + phase.weight_first * job.kw + columns.weight_first;
+      part.weight_row = phase.weight_step * job.kw, part.weight_column = columns.weight_step;
+      part.init = init, part.add = add;
+      const int64_t first_row = phase.first + own.first * phase.step - rows.first;
+      part.target = target.data + first_row * target.row_pitch + q * target.phase_pitch;
+      part.target_pitch = phase.step * target.row_pitch;
+      part.rows = own.last - own.first, part.width = columns.count;
+      correlate_rows(part);
+    }
+  }
+}
+
 // Items [first, last) of n * groups * strips. `scratch` holds at.size elements; `offsets` kw of them.
 template <typename T, typename S>
 void correlate_nchw(const Correlation<T>& job, const StripLayout& at, const S* source, S* target, int64_t first,
@@ -241,73 +308,34 @@ void correlate_nchw(const Correlation<T>& job, const StripLayout& at, const S* s
   if constexpr (std::is_same_v<S, float>) {
     if (correlate_direct(job, at, source, target, first, last)) return;
   }
-  const int64_t stride_w = job.columns[0].stride;
-  const int64_t pairs = job.sources > job.targets ? job.sources : job.targets;
-  const bool direct = std::is_same_v<S, T> && job.column_phases == 1;
-  T* staged = scratch + at.target_offset;
+  const int64_t pairs = larger(job.sources, job.targets), taps = job.kh * job.kw;
+  const bool in_place = std::is_same_v<S, T> && job.column_phases == 1;
   for (int64_t i = 0; i < at.size; ++i) scratch[i] = T(0);
   for (int64_t item = first; item < last; ++item) {
     const int64_t image_group = item / at.strips, group = image_group % job.groups;
     const int64_t begin = item % at.strips * at.strip_rows;
-    const int64_t end = smaller(begin + at.strip_rows, job.target_h);
-    int64_t from = INT64_MAX, to = INT64_MIN;  // source rows that the strip reads
-    for (int64_t p = 0; p < job.row_phases; ++p) {
-      const AxisPhase& phase = job.rows[p];
-      const int64_t low = ceil_div(begin - phase.first, phase.step), high = ceil_div(end - phase.first, phase.step);
-      if (high <= low || phase.taps == 0) continue;
-      from = smaller(from, low * phase.stride + phase.base);
-      to = larger(to, (high - 1) * phase.stride + phase.base + (phase.taps - 1) * phase.tap_step + 1);
-    }
-    if (from > to) from = to = 0;
+    const RowRange rows{begin, smaller(begin + at.strip_rows, job.target_h)}, read = source_rows(job, rows);
     for (int64_t pair = 0; pair < pairs; ++pair) {
-      const int64_t plane = image_group * job.sources + (job.sources > 1 ? pair : 0);
-      const int64_t channel = group * job.targets + (job.targets > 1 ? pair : 0);
-      S* out = target + (image_group * job.targets + (job.targets > 1 ? pair : 0)) * job.target_h * job.target_w;
-      const T* weight = job.weight + (group * pairs + pair) * job.kh * job.kw;
+      const int64_t source_index = job.sources > 1 ? pair : 0, target_index = job.targets > 1 ? pair : 0;
       if (pair == 0 || job.sources > 1) {
-        pack_rows(source + plane * job.source_h * job.source_w, job.source_h, job.source_w, from, to - from, stride_w,
-            at, scratch);
+        const int64_t plane = image_group * job.sources + source_index;
+        pack_rows(source + plane * job.source_h * job.source_w, job.source_h, job.source_w, read.first,
+            read.last - read.first, job.columns[0].stride, at, scratch);
       }
-      for (int64_t p = 0; p < job.row_phases; ++p) {
-        const AxisPhase& rows = job.rows[p];
-        const int64_t low = ceil_div(begin - rows.first, rows.step), high = ceil_div(end - rows.first, rows.step);
-        if (high <= low) continue;
-        for (int64_t q = 0; q < job.column_phases; ++q) {
-          const AxisPhase& columns = job.columns[q];
-          for (int64_t k = 0; k < columns.taps; ++k) {
-            const int64_t x = columns.base + at.left + k * columns.tap_step;
-            offsets[k] = x % stride_w * at.phase_pitch + x / stride_w;
-          }
-          const bool empty = rows.taps == 0 || columns.taps == 0;
-          RowsJob<T> part{};
-          part.source = scratch + (low * rows.stride + rows.base - from) * at.pitch;
-          if (empty) part.source = scratch;
-          part.pitch = at.pitch, part.stride = rows.stride, part.tap_rows = rows.taps > 1 ? rows.tap_step : 1;
-          part.columns = offsets, part.kw = empty ? 0 : columns.taps, part.kh = empty ? 1 : rows.taps;
-          part.weight = weight + rows.weight_first * job.kw + columns.weight_first;
-          part.weight_row = rows.weight_step * job.kw, part.weight_column = columns.weight_step;
-          part.init = job.bias ? job.bias[channel] : T(0);
-          part.add = job.sources > 1 && pair > 0;
-          part.rows = high - low, part.width = columns.count;
-          if (direct) {
-            part.target = reinterpret_cast<T*>(out) + (rows.first + low * rows.step) * job.target_w;
-            part.target_pitch = rows.step * job.target_w;
-          } else {
-            part.target = staged + ((rows.first + low * rows.step - begin) * job.column_phases + q) * at.columns;
-            part.target_pitch = rows.step * job.column_phases * at.columns;
-          }
-          correlate_rows(part);
-        }
-      }
+      S* out = target + (image_group * job.targets + target_index) * job.target_h * job.target_w;
+      StripTarget<T> to{scratch + at.target_offset, job.column_phases * at.columns, at.columns};
+      if (in_place) to = {reinterpret_cast<T*>(out) + begin * job.target_w, job.target_w, 0};
+      const T init = job.bias ? job.bias[group * job.targets + target_index] : T(0);
+      correlate_strip(job, at, scratch, read.first, job.weight + (group * pairs + pair) * taps, init, source_index > 0,
+          rows, to, offsets);
       if (job.sources > 1 && pair + 1 < pairs) continue;
       if (job.activation != kNoActivation) {
-        T* values = direct ? reinterpret_cast<T*>(out) + begin * job.target_w : staged;
-        activate_row(values, (end - begin) * (direct ? job.target_w : job.column_phases * at.columns), job.activation);
+        activate_row(to.data, (rows.last - rows.first) * to.row_pitch, job.activation);
       }
-      if (direct) continue;
-      for (int64_t y = begin; y < end; ++y) {
-        interleave_row(staged + (y - begin) * job.column_phases * at.columns, at.columns, job.column_phases,
-            job.target_w, scratch + at.line_offset, out + y * job.target_w);
+      if (in_place) continue;
+      for (int64_t y = rows.first; y < rows.last; ++y) {
+        interleave_row(to.data + (y - rows.first) * to.row_pitch, to.phase_pitch, job.column_phases, job.target_w,
+            scratch + at.line_offset, out + y * job.target_w);
       }
     }
   }
@@ -480,14 +508,11 @@ template <typename T, typename S>
 void grad_weight_nchw(const WeightGradient& job, const StripLayout& at, const S* grad, const S* source, int64_t first,
     int64_t last, T* scratch, int64_t* offsets, T* grad_weight, T* grad_bias) {
   constexpr int lanes = full_lanes<T>;
-  const int64_t taps = job.kh * job.kw, stride_w = job.columns.stride, planes = job.groups * job.targets;
+  const int64_t taps = job.kh * job.kw, planes = job.groups * job.targets;
   const int64_t grad_size = job.grad_h * job.grad_w, source_size = job.source_h * job.source_w;
   T* sums = scratch + at.target_offset + at.strip_rows * at.columns;
   for (int64_t i = 0; i < at.size; ++i) scratch[i] = T(0);
-  for (int64_t k = 0; k < job.kw; ++k) {
-    const int64_t x = job.columns.base + at.left + k * job.columns.tap_step;
-    offsets[k] = x % stride_w * at.phase_pitch + x / stride_w;
-  }
+  find_tap_columns(job.columns, job.columns.stride, at, offsets);
   [[maybe_unused]] const DirectGradPlane direct = find_direct_grad_plane(job.rows, job.columns, false),
                                          direct_two = find_direct_grad_plane(job.rows, job.columns, true);
   [[maybe_unused]] const int64_t in_twos = go_in_twos(job.grad_w) ? job.n / 2 * 2 : 0;  // the first so many images

@@ -42,7 +42,8 @@ def targets_of(name: str) -> list[dict[str, torch.Tensor]]:
     return [{**target, "labels": target["labels"].clamp(max=classes_of(name) - 1)} for target in TARGETS]
 
 
-IMAGES = [torch.rand(3, 96, 128), torch.rand(3, 80, 70)]
+RANDOM = torch.Generator().manual_seed(0)
+IMAGES = [torch.rand(3, 96, 128, generator=RANDOM), torch.rand(3, 80, 70, generator=RANDOM)]
 TARGETS = [
     {"boxes": torch.tensor([[8.0, 8, 60, 70], [50, 20, 120, 90]]), "labels": torch.tensor([0, 3])},
     {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)},

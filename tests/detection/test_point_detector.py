@@ -69,6 +69,16 @@ def test_unused_slots_are_empty_and_so_are_boxes_of_negative_size() -> None:
     assert not found.boxes[0, 2:].any()
 
 
+def test_equal_peaks_have_equal_scores() -> None:
+    """torch's float32 sigmoid of this number is one bit larger in the last four of a hundred."""
+    model, raw = build("size"), truth("size")
+    model.config = replace(model.config, max_detections=100)
+    raw.heat[0].fill_(-2.199998617172241)
+    found = model.postprocess(raw, (64, 96), torch.tensor([[64, 96]]))
+    assert found.counts.tolist() == [100]
+    assert len(found.scores.unique()) == 1
+
+
 def test_suppression_is_a_setting() -> None:
     raw = truth("size")
     y, x = (int(i) for i in (raw.heat[0][0, 2] > 0).nonzero()[0])
