@@ -15,6 +15,7 @@ from cvops.models.detection.spread import Samples, spread
 from cvops.models.detector import Detector, DetectorConfig, Losses
 from cvops.models.head.point import PointOutput
 from cvops.models.model import Backbone
+from cvops.nn.norm import is_traced
 from cvops.ops import generalized_box_iou_loss, heatmap_peaks
 
 STRIDE = 4  # of the head's maps, in pixels
@@ -85,13 +86,14 @@ class PointDetector(Detector[PointOutput]):
     def postprocess(self, raw: PointOutput, image: tuple[int, int], sizes: Tensor) -> Detections:
         config = self.config
         heat, values = raw.heat[-1], raw.boxes[-1]
-        # The sigmoid keeps the order, so that only the peaks need it; in double, since torch's float32 may differ by a
-        # bit between the elements that fill its vectors and the few that are left over.
+        # The sigmoid keeps the order, so that only the peaks need it; in eager mode in double, since torch's float32
+        # may differ by a bit between the elements that fill its vectors and the few that are left over. Not every
+        # runtime of an exported graph has doubles.
         logits, labels, ys, xs = heatmap_peaks(heat, config.max_detections)
         row = torch.arange(heat.shape[0], device=heat.device)[:, None]
         ys, xs = ys.clamp(min=0), xs.clamp(min=0)  # -1 where an image has fewer peaks, whose score is 0
         dtype = torch.promote_types(heat.dtype, torch.float32)
-        scores = logits.double().sigmoid().to(dtype)
+        scores = logits.to(dtype if is_traced(logits) else torch.float64).sigmoid().to(dtype)
         at = values[row, :, ys, xs].to(dtype)  # [B, K, 2 or 4]
         corner = torch.stack([xs, ys], 2).to(dtype)
         if values.shape[1] == 2:
