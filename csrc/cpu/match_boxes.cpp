@@ -7,6 +7,12 @@
 #include <vector>
 
 #include "cpu/box_planes.h"
+#include "cpu/vec.h"
+
+namespace cvops {
+template <typename T>  // as wide as a coordinate
+using match_index = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+}
 
 #define CVOPS_BODY "cpu/match_boxes-inl.h"
 #include "cpu/foreach_isa.h"
@@ -35,7 +41,7 @@ class Matcher {
       if ((valid && !valid[j]) || has_nan(targets_.box(j))) {
         for (int64_t plane = 0; plane < 5; ++plane) memory_[plane * m + j] = std::numeric_limits<T>::quiet_NaN();
       } else {
-        first_ = static_cast<int32_t>(j);
+        first_ = static_cast<match_index<T>>(j);
         best_[j] = T(0);
       }
     }
@@ -51,11 +57,11 @@ class Matcher {
     std::vector<int64_t> anchor(chunks_ * m_, -1);
     for_tiles([&](int64_t chunk, int64_t start, int64_t count, const BoxPlanes<T>& a) {
       T iou[kTile] = {};
-      int32_t target[kTile];
-      std::fill_n(target, count, first_);
+      match_index<T> target[kTile];
+      std::fill_n(target, kTile, first_);
       T* chunk_best = best.data() + chunk * m_;
       int64_t* chunk_anchor = anchor.data() + chunk * m_;
-      CVOPS_CALL_ISA(match_rows<kTile>, a, start, count, targets_, m_, iou, target, chunk_best, chunk_anchor);
+      CVOPS_CALL_ISA(match_rows, a, start, count, targets_, m_, iou, target, chunk_best, chunk_anchor);
       for (int64_t i = 0; i < count; ++i) {
         ious[start + i] = iou[i];
         matches[start + i] = has_nan(a.box(i)) ? -1 : target[i];
@@ -74,7 +80,7 @@ class Matcher {
   void classify(bool allow_low_quality, int64_t* matches, const T* ious) {
     for_tiles([&](int64_t, int64_t start, int64_t count, const BoxPlanes<T>& a) {
       uint8_t restored[kTile] = {};
-      if (allow_low_quality) CVOPS_CALL_ISA(match_restore_rows<kTile>, a, count, targets_, m_, best_.data(), restored);
+      if (allow_low_quality) CVOPS_CALL_ISA(match_restore_rows, a, count, targets_, m_, best_.data(), restored);
       for (int64_t i = 0; i < count; ++i) {
         int64_t& match = matches[start + i];
         const T iou = ious[start + i];
@@ -95,6 +101,7 @@ class Matcher {
         const int64_t last = std::min((chunk + 1) * per_chunk_, n_);
         for (int64_t start = chunk * per_chunk_; start < last; start += kTile) {
           const int64_t count = std::min(kTile, last - start);
+          if (count < kTile) std::fill_n(planes, 6 * kTile, std::numeric_limits<T>::quiet_NaN());
           body(chunk, start, count, fill_planes(anchors_ + 4 * start, count, false, planes, kTile));
         }
       }
@@ -106,8 +113,8 @@ class Matcher {
   T low_, high_;
   std::vector<T> memory_;
   BoxPlanes<T> targets_;
-  int32_t first_ = -1;   // lowest target that may match
-  std::vector<T> best_;  // IoU per target; negative for those that take no part
+  match_index<T> first_ = -1;  // lowest target that may match
+  std::vector<T> best_;        // IoU per target; negative for those that take no part
   std::vector<int64_t> anchor_;
 };
 

@@ -340,6 +340,20 @@ inline T sum_lanes(Vec<T, lanes> v) {
   return sum;
 }
 
+// Whether a comparison of vectors holds in any lane.
+template <typename M>
+inline bool any_lane(M mask) {
+#if CVOPS_VECTOR_BYTES == 64
+  if constexpr (sizeof(M) == 64) return _mm512_test_epi64_mask((__m512i)mask, (__m512i)mask) != 0;
+#elif CVOPS_VECTOR_BYTES == 32
+  if constexpr (sizeof(M) == 32) return !_mm256_testz_si256((__m256i)mask, (__m256i)mask);
+#endif
+  const auto words = (Vec<int64_t, sizeof(M) / 8>)mask;
+  int64_t any = 0;
+  for (size_t i = 0; i < sizeof(M) / 8; ++i) any |= words[i];
+  return any != 0;
+}
+
 // join(first half, second half), of that the same, down to one number. `join` takes vectors of any size, and numbers.
 template <typename T, int lanes, int first, int... i>
 inline Vec<T, sizeof...(i)> lanes_from(Vec<T, lanes> v, std::integer_sequence<int, i...>) {
