@@ -253,7 +253,7 @@ print(lazily_freed())
 """
         hot, cold = map(int, run(BLOCKS + lazy).split())
         assert hot == 0
-        assert cold == 16 * 16 - 128
+        assert 0 < cold <= 16 * 16 - 128  # less if the system has taken some already
 
     def test_threads_and_forks_share_them(self):
         run(
