@@ -21,6 +21,14 @@ inline int64_t ceil_div(int64_t a, int64_t b) {
 constexpr int64_t kBlockRows = 7;  // 7, 14, 28, 56 and 112 rows are whole blocks
 constexpr int64_t kRestRows = 4;
 
+// Asks for the next plane that is read or written. Planes of a few hundred bytes are over before the processor sees a
+// stream, and masked loads wait for one another's cache misses on AMD's processors.
+template <bool write, typename S>
+inline void prefetch_plane(const S* plane, int64_t size) {
+  constexpr int64_t line = 64 / sizeof(S), most = 256 * line;
+  for (int64_t i = 0; i < smaller(size, most); i += line) __builtin_prefetch(plane + i, write, 2);
+}
+
 // Calls run(taps, stride), both constants, if `n` is one of the taps; says whether it did.
 template <int stride, int... taps, typename Run>
 inline bool among(int64_t n, const Run& run) {
@@ -513,29 +521,38 @@ void grad_weight_nchw(const WeightGradient& job, const StripLayout& at, const S*
   T* sums = scratch + at.target_offset + at.strip_rows * at.columns;
   for (int64_t i = 0; i < at.size; ++i) scratch[i] = T(0);
   find_tap_columns(job.columns, job.columns.stride, at, offsets);
-  [[maybe_unused]] const DirectGradPlane direct = find_direct_grad_plane(job.rows, job.columns, false),
-                                         direct_two = find_direct_grad_plane(job.rows, job.columns, true);
-  [[maybe_unused]] const int64_t in_twos = go_in_twos(job.grad_w) ? job.n / 2 * 2 : 0;  // the first so many images
+  const auto grad_plane = [&](int64_t image, int64_t channel) { return grad + (image * planes + channel) * grad_size; };
+  const auto source_plane = [&](int64_t image, int64_t channel) {
+    return source + (image * job.groups + channel / job.targets) * source_size;
+  };
+  // Of one image, of two together.
+  const DirectGradPlane direct[] = {
+      find_direct_grad_plane<S>(job.rows, job.columns, false), find_direct_grad_plane<S>(job.rows, job.columns, true)};
+  const bool in_twos = direct[1] != nullptr && go_in_twos(job.grad_w);
   for (int64_t channel = first * job.targets; channel < last * job.targets; ++channel) {
     for (int64_t i = 0; i < (taps + 1) * lanes; ++i) sums[i] = T(0);
-    for (int64_t image = 0; image < job.n; ++image) {
-      const S* grad_plane = grad + (image * planes + channel) * grad_size;
-      const S* source_plane = source + (image * job.groups + channel / job.targets) * source_size;
-      if (grad_bias != nullptr) add_grad_bias<T>(grad_plane, grad_size, sums + taps * lanes);
+    for (int64_t image = 0, images; image < job.n; image += images) {
+      images = in_twos && image + 1 < job.n ? 2 : 1;
+      const bool next_channel = image + images == job.n;
+      for (int64_t i = 0; i < images && channel + next_channel < last * job.targets; ++i) {
+        const int64_t next = next_channel ? i : smaller(image + images + i, job.n - 1);
+        prefetch_plane<false>(grad_plane(next, channel + next_channel), grad_size);
+        if (grad_weight != nullptr) prefetch_plane<false>(source_plane(next, channel + next_channel), source_size);
+      }
+      for (int64_t i = image; grad_bias != nullptr && i < image + images; ++i) {
+        add_grad_bias<T>(grad_plane(i, channel), grad_size, sums + taps * lanes);
+      }
       if (grad_weight == nullptr) continue;
       if constexpr (std::is_same_v<S, float>) {
-        if (direct != nullptr) {
+        if (direct[images - 1] != nullptr) {
           const SecondPlane second{job.groups * source_size, 0, planes * grad_size, 0.0f};
           const DirectJob whole{job.source_h, job.source_w, job.grad_h, job.grad_w, job.rows.base, job.columns.base, 0,
               0, source, job.n * job.groups * source_size, second};
-          if (image >= in_twos)
-            direct(whole, grad_plane, source_plane, sums);
-          else if (image % 2 == 0)
-            direct_two(whole, grad_plane, source_plane, sums);
+          direct[images - 1](whole, grad_plane(image, channel), source_plane(image, channel), sums);
           continue;
         }
       }
-      add_grad_weight<T>(job, at, grad_plane, source_plane, scratch, offsets, sums);
+      add_grad_weight<T>(job, at, grad_plane(image, channel), source_plane(image, channel), scratch, offsets, sums);
     }
     for (int64_t ky = 0; grad_weight != nullptr && ky < job.kh; ++ky) {
       for (int64_t kx = 0; kx < job.kw; ++kx) {

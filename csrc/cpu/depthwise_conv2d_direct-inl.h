@@ -404,17 +404,21 @@ inline SpreadPlane find_spread_plane([[maybe_unused]] const AxisPhase& rows, [[m
   return nullptr;
 }
 
-inline DirectGradPlane find_direct_grad_plane(
+// S: the type of the planes.
+template <typename S>
+DirectGradPlane find_direct_grad_plane(
     [[maybe_unused]] const AxisPhase& rows, [[maybe_unused]] const AxisPhase& columns, [[maybe_unused]] bool two) {
   DirectGradPlane found = nullptr;
 #if defined(CVOPS_HAS_LANE_MASKS)
   const auto take = CVOPS_INLINED(auto taps, auto stride) {
     found = two ? direct_grad_plane<kTwoPlanes, taps, stride> : direct_grad_plane<false, taps, stride>;
   };
-  if (is_plain(rows, columns)) if_common(rows.taps, rows.stride, take);
+  if (std::is_same_v<S, float> && is_plain(rows, columns)) if_common(rows.taps, rows.stride, take);
 #endif
   return found;
 }
+
+constexpr int64_t kSmallPlane = 512;  // elements of a source that the processor does not fetch in time by itself
 
 // Items [first, last) of n * groups * strips, as correlate_nchw; false if this is not a common case.
 inline bool correlate_direct(const Correlation<float>& job, const StripLayout& at, const float* source, float* target,
@@ -430,12 +434,18 @@ inline bool correlate_direct(const Correlation<float>& job, const StripLayout& a
   const int64_t from = job.source_h * job.source_w, to = job.target_h * job.target_w, taps = job.kh * job.kw;
   DirectJob direct{job.source_h, job.source_w, job.target_h, job.target_w, rows.base, columns.base,
       rows.weight_step * job.kw, columns.weight_step, source, job.n * job.groups * from, {}};
-  for (int64_t item = first; item < last; item += two ? 2 : 1) {
+  const int64_t step = two ? 2 : 1;
+  for (int64_t item = first; item < last; item += step) {
     const int64_t image_group = item / at.strips, group = image_group % job.groups;
     const bool pair = two && item + 1 < last;  // the last one is its own second plane
-    const int64_t steps = !pair ? 0 : group + 1 < job.groups ? 1 : 1 - job.groups;  // to the other's group
+    const int64_t other = !pair ? 0 : group + 1 < job.groups ? 1 : 1 - job.groups;  // steps to the other's group
     const float* plane = source + image_group * from;
-    direct.second = {pair ? from : 0, steps * job.targets * taps, pair ? job.targets * to : 0, 0.0f};
+    if (from <= kSmallPlane && at.strips == 1 && item + step < last) {
+      const int64_t next = smaller(step, last - item - step);
+      prefetch_plane<false>(plane + step * from, next * from);
+      prefetch_plane<true>(target + (item + step) * job.targets * to, next * job.targets * to);
+    }
+    direct.second = {pair ? from : 0, other * job.targets * taps, pair ? job.targets * to : 0, 0.0f};
     if (spread) {
       if (item % at.strips != 0) continue;  // planes are not cut here
       for (int p = 0; p < 2; ++p) {
@@ -453,7 +463,7 @@ inline bool correlate_direct(const Correlation<float>& job, const StripLayout& a
       const int64_t channel = group * job.targets + k;
       float* out = target + (image_group * job.targets + k) * to;
       const float* weight = job.weight + channel * taps + rows.weight_first * job.kw + columns.weight_first;
-      direct.second.init = job.bias ? job.bias[channel + steps * job.targets] : 0.0f;
+      direct.second.init = job.bias ? job.bias[channel + other * job.targets] : 0.0f;
       run(direct, plane, weight, job.bias ? job.bias[channel] : 0.0f, begin, end, out);
       if (job.activation == kNoActivation) continue;
       const int64_t size = (end - begin) * job.target_w;
