@@ -418,7 +418,9 @@ DirectGradPlane find_direct_grad_plane(
   return found;
 }
 
-constexpr int64_t kSmallPlane = 512;  // elements of a source that the processor does not fetch in time by itself
+// Elements of a source that the processor does not fetch in time by itself. AVX2 masks loads at the edges only, and
+// gains nothing.
+constexpr int64_t kSmallPlane = CVOPS_VECTOR_BYTES == 64 ? 512 : 0;
 
 // Items [first, last) of n * groups * strips, as correlate_nchw; false if this is not a common case.
 inline bool correlate_direct(const Correlation<float>& job, const StripLayout& at, const float* source, float* target,
