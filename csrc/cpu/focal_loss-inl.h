@@ -130,7 +130,7 @@ T sum_of_row(const T* row, int64_t n) {
   for (int half = parts / 2; half > 0; half /= 2) {
     for (int k = 0; k < half; ++k) sums[k] += sums[k + half];
   }
-  return folded<T, lanes>(sums[0], [](auto a, auto b) { return a + b; });
+  return sum_lanes<T, lanes>(sums[0]);
 }
 
 // Parts of n rows of `classes` contiguous logits, the row of target[i] being x + i * classes. `exps` gets exp(x - max),

@@ -333,13 +333,6 @@ inline void round_row(S* to, const T* from, int64_t n) {
   for (int k = 0; k < n - i; ++k) to[i + k] = rest[k];
 }
 
-template <typename T, int lanes>
-inline T sum_lanes(Vec<T, lanes> v) {
-  T sum = v[0];
-  for (int i = 1; i < lanes; ++i) sum += v[i];
-  return sum;
-}
-
 // Whether a comparison of vectors holds in any lane.
 template <typename M>
 inline bool any_lane(M mask) {
@@ -368,6 +361,11 @@ inline T folded(Vec<T, lanes> v, const Join& join) {
     constexpr std::make_integer_sequence<int, half> all{};
     return folded<T, half>(join(lanes_from<T, lanes, 0>(v, all), lanes_from<T, lanes, half>(v, all)), join);
   }
+}
+
+template <typename T, int lanes>
+inline T sum_lanes(Vec<T, lanes> v) {
+  return folded<T, lanes>(v, [](auto a, auto b) { return a + b; });
 }
 
 // exp: x = n ln 2 + r, |r| <= ln(2) / 2, Taylor in r; within about two units in the last place. Above 88.3 (709.3 for
