@@ -110,6 +110,39 @@ def test_nan_boxes_match_nothing(low, device):
     assert torch.equal(best[1:], torch.where(clean[2] >= 0, clean[2] + 1, -1))
 
 
+@pytest.mark.parametrize("allow_low_quality", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("seed", range(12))
+def test_degenerate_boxes(seed, dtype, allow_low_quality, device):
+    """Inverted, infinite, NaN, denormal and huge boxes among valid ones: still the best IoU and the first of a tie."""
+    generator = torch.Generator().manual_seed(seed)
+    odd = [float("inf"), -float("inf"), float("nan"), 1e-42, -1e-42, 1e-20, 1e19, 3e38, 0.0]
+    n, m = 333, 21  # whole vectors and a rest
+
+    def boxes(count):
+        corner = torch.randint(0, 8, (count, 2), generator=generator).double()
+        out = torch.cat([corner, corner + torch.randint(-1, 6, (count, 2), generator=generator)], 1)
+        values = torch.tensor(odd, dtype=torch.float64)[torch.randint(len(odd), (count, 4), generator=generator)]
+        changed = torch.rand(count, 4, generator=generator) < 0.1
+        return torch.where(changed, values, out).to(device, dtype)
+
+    anchors, targets = boxes(n), boxes(m)
+    matches, ious, best = match_boxes(anchors, targets, 0.3, 0.6, allow_low_quality=allow_low_quality)
+    overlaps = box_iou(anchors, targets)
+    matrix = overlaps.nan_to_num(nan=0.0)  # inf / inf: as boxes apart
+    matrix[anchors.isnan().any(1)], matrix[:, targets.isnan().any(1)] = -1.0, -1.0
+    most = matrix.max(1).values
+    assert (most > 0).sum() > 50
+    assert torch.equal(ious, most.clamp(min=0))
+    first = (matrix == most[:, None]).int().argmax(1)
+    per_target = matrix.max(0).values
+    assert torch.equal(best, torch.where(per_target > 0, (matrix == per_target).int().argmax(0), -1))
+    kept = most >= 0.6
+    if allow_low_quality:
+        kept |= (overlaps == per_target).any(1)
+    assert torch.equal(matches, torch.where(kept, first, torch.where(most < 0.3, -1, -2)))
+
+
 def test_integer_and_non_contiguous_boxes(device):
     anchors, targets = random_boxes(60, device=device).round(), random_boxes(9, device=device).round()
     expected = match_boxes(anchors, targets, 0.3, 0.6)
