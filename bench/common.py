@@ -9,6 +9,7 @@ bench/conftest.py, the one-minute tour from bench/quick.py.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import math
 import os
@@ -87,6 +88,24 @@ class Row:
     group: dict[str, Any] | None = None
     best_ratios: dict[str, float] = field(default_factory=dict)  # of the fastest rounds; see `disturbed`
     disturbed: bool = False  # somebody else was using the cores: two-thread times then measure the scheduler
+
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
+
+
+def keep_heap() -> None:
+    """Has the C library keep what is freed from now on.
+
+    glibc gives freed memory back to the system: blocks of 32 MB or more at once, and the top of the heap when more of
+    it is free than it likes. The maps of a model are then faulted in page by page in the next call, of whichever of two
+    equal models has bad luck; a training step of a detector can have none or hundreds of thousands of faults. Here
+    nothing is given back, as with allocators that keep their blocks, so there are hardly any after the first rounds.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return  # another C library, with habits of its own
+    assert mallopt(M_TRIM_THRESHOLD, -1) == 1  # never
+    assert mallopt(M_MMAP_MAX, 0) == 1  # no blocks outside of the heap
 
 
 def devices() -> list[str]:

@@ -21,8 +21,8 @@ inline int64_t ceil_div(int64_t a, int64_t b) {
 constexpr int64_t kBlockRows = 7;  // 7, 14, 28, 56 and 112 rows are whole blocks
 constexpr int64_t kRestRows = 4;
 
-// Asks for the next plane that is read or written. Planes of a few hundred bytes are over before the processor sees a
-// stream, and masked loads wait for one another's cache misses on AMD's processors.
+// Asks for the next plane that is read or written, 16 KB of it at most. Planes of a few hundred bytes are over before
+// the processor sees a stream, and masked loads wait for one another's cache misses on AMD's processors.
 template <bool write, typename S>
 inline void prefetch_plane(const S* plane, int64_t size) {
   constexpr int64_t line = 64 / sizeof(S), most = 256 * line;
@@ -525,6 +525,12 @@ void grad_weight_nchw(const WeightGradient& job, const StripLayout& at, const S*
   const auto source_plane = [&](int64_t image, int64_t channel) {
     return source + (image * job.groups + channel / job.targets) * source_size;
   };
+  const auto prefetch = [&](int64_t image, int64_t images, int64_t channel) {
+    for (int64_t i = image; i < image + images; ++i) {
+      prefetch_plane<false>(grad_plane(i, channel), grad_size);
+      if (grad_weight != nullptr) prefetch_plane<false>(source_plane(i, channel), source_size);
+    }
+  };
   // Of one image, of two together.
   const DirectGradPlane direct[] = {
       find_direct_grad_plane<S>(job.rows, job.columns, false), find_direct_grad_plane<S>(job.rows, job.columns, true)};
@@ -533,12 +539,11 @@ void grad_weight_nchw(const WeightGradient& job, const StripLayout& at, const S*
     for (int64_t i = 0; i < (taps + 1) * lanes; ++i) sums[i] = T(0);
     for (int64_t image = 0, images; image < job.n; image += images) {
       images = in_twos && image + 1 < job.n ? 2 : 1;
-      const bool next_channel = image + images == job.n;
-      for (int64_t i = 0; i < images && channel + next_channel < last * job.targets; ++i) {
-        const int64_t next = next_channel ? i : smaller(image + images + i, job.n - 1);
-        prefetch_plane<false>(grad_plane(next, channel + next_channel), grad_size);
-        if (grad_weight != nullptr) prefetch_plane<false>(source_plane(next, channel + next_channel), source_size);
-      }
+      const int64_t next = image + images, left = job.n - next;
+      if (left > 0)
+        prefetch(next, smaller(images, left), channel);
+      else if (channel + 1 < last * job.targets)
+        prefetch(0, images, channel + 1);
       for (int64_t i = image; grad_bias != nullptr && i < image + images; ++i) {
         add_grad_bias<T>(grad_plane(i, channel), grad_size, sums + taps * lanes);
       }

@@ -404,7 +404,7 @@ inline SpreadPlane find_spread_plane([[maybe_unused]] const AxisPhase& rows, [[m
   return nullptr;
 }
 
-// S: the type of the planes.
+// S: the type of the planes; only float has this path.
 template <typename S>
 DirectGradPlane find_direct_grad_plane(
     [[maybe_unused]] const AxisPhase& rows, [[maybe_unused]] const AxisPhase& columns, [[maybe_unused]] bool two) {

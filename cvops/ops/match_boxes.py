@@ -125,7 +125,7 @@ torch.library.register_vmap("cvops::match_boxes", _vmap)
 def reference_match_boxes(
     anchors: Tensor, targets: Tensor, low: float, high: float, allow_low_quality: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Pure-torch oracle for one image of valid boxes without NaN, on the matrix of `box_iou`."""
+    """Pure-torch oracle for one image of valid boxes, on the matrix of `box_iou`."""
     n, m = len(anchors), len(targets)
     if m == 0 or n == 0:
         ious = box_iou(anchors, targets)
@@ -134,13 +134,15 @@ def reference_match_boxes(
             ious.new_zeros(n),
             torch.full((m,), -1, device=anchors.device),
         )
-    ious = box_iou(anchors, targets)
-    best, match = ious.max(1)
+    overlaps = box_iou(anchors, targets)
+    ious = torch.where(overlaps.isnan(), 0.0, overlaps)  # of infinite boxes; a box with a NaN is out
+    ious[anchors.isnan().any(1)], ious[:, targets.isnan().any(1)] = -1.0, -1.0
+    best = ious.max(1).values
     match = (ious == best.unsqueeze(1)).int().argmax(1)  # the first of a tie
     per_target = ious.max(0).values
     best_anchor = torch.where(per_target > 0, (ious == per_target).int().argmax(0), -1)
     kept = best >= high
     if allow_low_quality:
-        kept = kept | (ious == per_target).any(1)
+        kept = kept | (overlaps == per_target).any(1)
     judged = torch.where(best < low, BACKGROUND, IGNORED)
-    return torch.where(kept, match, judged), best, best_anchor
+    return torch.where(kept, match, judged), best.clamp(min=0), best_anchor
